@@ -1,0 +1,219 @@
+//! Secrets: bytes that wipe themselves, references to where they are, and the sealer for those that are stored.
+
+use std::{fmt, fmt::Debug};
+
+use async_trait::async_trait;
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use crate::{Error, Result, random};
+
+/// Bytes that are wiped when dropped, print as `***`, and can't be serialised.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct Secret(Vec<u8>);
+
+impl Secret {
+    /// Takes the bytes over.
+    pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
+        Self(bytes.into())
+    }
+
+    /// The bytes; whoever calls this answers for where they go.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The bytes as text.
+    ///
+    /// # Errors
+    /// `Invalid` if they are not UTF-8.
+    pub fn expose_str(&self) -> Result<&str> {
+        std::str::from_utf8(&self.0)
+            .map_err(|_| Error::invalid_field("", "the secret is not text", "store it as UTF-8"))
+    }
+}
+
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        aws_lc_rs::constant_time::verify_slices_are_equal(&self.0, &other.0).is_ok()
+    }
+}
+impl Eq for Secret {}
+
+impl Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// Where a secret is: what a configuration holds instead of the secret.
+///
+/// In JSON: `{"env": "VAULT_TOKEN"}`, `{"file": "/run/secrets/token"}`, or `{"sealed": "..."}` for a value that was
+/// given in clear and sealed on the way in.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum SecretRef {
+    /// An environment variable of the process that does the work.
+    Env(String),
+    /// A file on the machine that does the work; one trailing newline is cut off.
+    File(String),
+    /// The value itself, sealed by a [`Sealer`].
+    Sealed(Sealed),
+}
+
+impl Debug for SecretRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Env(name) => write!(f, "env {name}"),
+            Self::File(path) => write!(f, "file {path}"),
+            Self::Sealed(_) => f.write_str("sealed ***"),
+        }
+    }
+}
+
+/// Resolves a [`SecretRef`] where the work is done.
+#[async_trait]
+pub trait Secrets: Send + Sync + Debug {
+    /// The secret itself. `at` says which field of which record holds the reference: sealed values are bound to it.
+    ///
+    /// # Errors
+    /// `Precondition` if the variable or the file is not there, or a sealed value belongs elsewhere. The error names the
+    /// reference, never the value.
+    async fn resolve(&self, at: &SealedAt<'_>, reference: &SecretRef) -> Result<Secret>;
+}
+
+/// [`Secrets`] for a program that has none: sealed values, and nothing of the environment.
+#[derive(Debug)]
+pub struct SealedOnly(pub std::sync::Arc<Sealer>);
+
+#[async_trait]
+impl Secrets for SealedOnly {
+    async fn resolve(&self, at: &SealedAt<'_>, reference: &SecretRef) -> Result<Secret> {
+        match reference {
+            SecretRef::Sealed(sealed) => self.0.open(at, sealed),
+            SecretRef::Env(_) | SecretRef::File(_) => Err(Error::new(
+                crate::ErrorKind::Precondition,
+                format!("this program resolves no references, and {reference:?} is one"),
+            )),
+        }
+    }
+}
+
+/// Which field of which record a sealed value belongs to; moved elsewhere it does not open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SealedAt<'a> {
+    /// The record's table.
+    pub table: &'a str,
+    /// The record's id.
+    pub id: &'a str,
+    /// The field's name.
+    pub field: &'a str,
+}
+
+/// A sealed value: version, nonce and AES-256-GCM ciphertext, in base64.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Sealed(String);
+
+impl Debug for Sealed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// Seals values with AES-256-GCM, bound to the field they are stored in.
+pub struct Sealer {
+    key: LessSafeKey,
+}
+
+impl Sealer {
+    /// The length of the key in bytes.
+    pub const KEY_LEN: usize = 32;
+    const VERSION: u8 = 1;
+
+    /// From a 32-byte key.
+    ///
+    /// # Errors
+    /// `Invalid` if the key has another length.
+    pub fn new(key: &Secret) -> Result<Self> {
+        let key = UnboundKey::new(&AES_256_GCM, key.expose()).map_err(|_| {
+            Error::invalid_field("", "the sealing key has the wrong length", "give 32 random bytes")
+        })?;
+        Ok(Self { key: LessSafeKey::new(key) })
+    }
+
+    /// A key that lives as long as the process: for programs whose store lives as long.
+    pub fn ephemeral() -> Self {
+        // The length is right by construction.
+        #[allow(clippy::expect_used)]
+        Self::new(&Self::generate_key()).expect("the key has 32 bytes")
+    }
+
+    /// A new random key for [`Sealer::new`].
+    pub fn generate_key() -> Secret {
+        Secret::new(random::bytes::<{ Self::KEY_LEN }>())
+    }
+
+    /// Seals a value for the field `at`.
+    ///
+    /// # Errors
+    /// `Internal` if the cipher fails.
+    pub fn seal(&self, at: &SealedAt<'_>, value: &Secret) -> Result<Sealed> {
+        let nonce = random::bytes::<12>();
+        let mut out = value.expose().to_vec();
+        self.key
+            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(aad(at)), &mut out)
+            .map_err(|_| Error::internal("sealing failed"))?;
+        let mut whole = Vec::with_capacity(1 + nonce.len() + out.len());
+        whole.push(Self::VERSION);
+        whole.extend_from_slice(&nonce);
+        whole.append(&mut out);
+        Ok(Sealed(BASE64.encode(whole)))
+    }
+
+    /// Opens what was sealed for the field `at`.
+    ///
+    /// # Errors
+    /// `Precondition` if it was sealed with another key or for another field.
+    pub fn open(&self, at: &SealedAt<'_>, sealed: &Sealed) -> Result<Secret> {
+        let bad = || {
+            Error::new(
+                crate::ErrorKind::Precondition,
+                format!(
+                    "{} {}: the sealed field {} does not open: the sealing key is another one, or the value was moved",
+                    at.table, at.id, at.field
+                ),
+            )
+        };
+        let whole = BASE64.decode(&sealed.0).map_err(|_| bad())?;
+        let (&version, rest) = whole.split_first().ok_or_else(bad)?;
+        let (nonce, body) = rest.split_at_checked(12).ok_or_else(bad)?;
+        if version != Self::VERSION {
+            return Err(bad());
+        }
+        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| bad())?;
+        let mut body = body.to_vec();
+        let len = self.key.open_in_place(nonce, Aad::from(aad(at)), &mut body).map_err(|_| bad())?.len();
+        body.truncate(len);
+        Ok(Secret::new(body))
+    }
+}
+
+impl Debug for Sealer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Sealer(***)")
+    }
+}
+
+fn aad(at: &SealedAt<'_>) -> Vec<u8> {
+    // Lengths first: no two places share an encoding.
+    let mut out = Vec::new();
+    for part in [at.table, at.id, at.field] {
+        out.extend_from_slice(&(part.len() as u64).to_be_bytes());
+        out.extend_from_slice(part.as_bytes());
+    }
+    out
+}
