@@ -5,7 +5,7 @@ use std::{fmt, hash, marker::PhantomData};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result, random};
+use crate::{Error, Result, Timestamp, random};
 
 /// What has ids: each record type, and a few things that are not records (keys).
 pub trait Identified {
@@ -19,9 +19,10 @@ pub trait Identified {
 pub struct Id<R>(Box<str>, PhantomData<fn() -> R>);
 
 impl<R: Identified> Id<R> {
-    /// A new id with 100 random bits.
-    pub fn mint() -> Self {
-        Self::with_suffix(&random::text(20))
+    /// A new id: the time, so that ids sort as they were made and indexes grow at their end, then 70 random bits.
+    pub fn mint_at(now: Timestamp) -> Self {
+        let millis = u64::try_from(now.as_millis()).unwrap_or(0);
+        Self::with_suffix(&format!("{}{}", random::ordered(millis), random::text(14)))
     }
 
     /// The id with this suffix; the caller vouches that it is made of letters, digits and dashes.
