@@ -2,18 +2,36 @@
 
 mod actor;
 mod clock;
+pub mod connectors;
+mod context;
+mod env;
 mod error;
+pub mod files;
 pub mod host;
 mod id;
+mod issuer;
+mod keys;
 mod random;
 pub mod records;
 mod secret;
+mod state;
 pub mod store;
+pub mod target;
 mod time;
+pub mod worker;
 
 pub use actor::{Actor, Permission, Role};
 pub use clock::{Clock, SystemClock};
+pub use context::Context;
+pub use env::{Env, NoHosts, State};
 pub use error::{Effect, Error, ErrorKind, ErrorReport, Result, Retry, Violation};
+pub use files::OnHost;
 pub use id::{Id, Identified, check_name};
+pub use issuer::{
+    Challenge, ChallengeKind, Handle, Issuer, IssuerCapabilities, Order, Progress, Recovery, RenewalWindow,
+    RevocationReason,
+};
+pub use keys::{Key, Keys, MemoryKeys};
 pub use secret::{Sealed, SealedAt, SealedOnly, Sealer, Secret, SecretRef, Secrets};
+pub use target::{FileTarget, Target, WriteMode};
 pub use time::{Lifetime, Timestamp};

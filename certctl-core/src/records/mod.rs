@@ -1,5 +1,38 @@
 //! The records of the lifecycle, each with its table.
 
+mod attempt;
 mod audit;
+mod certificate;
+mod connector;
+mod deployment;
+mod job;
 
+use crate::store::{Kind, Record};
+
+pub use attempt::{Attempt, AttemptState};
 pub use audit::AuditEvent;
+pub use certificate::{
+    Certificate, CertificateStatus, Holder, KeyPolicy, Placement, RenewalPolicy, Version,
+};
+pub use connector::{
+    Agent, HostRecord, IssuerRecord, Place, Probe, Profile, ProfileRecord, StateRecord, TargetRecord,
+};
+pub use deployment::{Deployment, DeploymentState};
+pub use job::{Job, JobState};
+
+/// Every table of the lifecycle engine.
+pub const KINDS: &[&Kind] = &[
+    AuditEvent::KIND,
+    Certificate::KIND,
+    Placement::KIND,
+    Version::KIND,
+    Attempt::KIND,
+    Deployment::KIND,
+    ProfileRecord::KIND,
+    IssuerRecord::KIND,
+    TargetRecord::KIND,
+    HostRecord::KIND,
+    Agent::KIND,
+    StateRecord::KIND,
+    Job::KIND,
+];

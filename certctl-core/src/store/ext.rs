@@ -33,6 +33,11 @@ impl<R: Record> Stored<R> {
         Ok(Self { record, version: row.version })
     }
 
+    /// A record that has this version in the store.
+    pub fn new(record: R, version: u64) -> Self {
+        Self { record, version }
+    }
+
     /// The version that the row had when it was read.
     pub fn version(&self) -> u64 {
         self.version

@@ -1,0 +1,253 @@
+//! What a certificate authority looks like to the engine.
+
+use std::fmt::Debug;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    Chain, Context, Csr, Error, Id, KeyAlgorithm, Lifetime, Result, SubjectAltName, Timestamp,
+    records::{Attempt, Profile},
+};
+
+/// A certificate authority. `submit` and `poll` are single bounded steps: an issuer never sleeps and never waits.
+#[async_trait]
+pub trait Issuer: Send + Sync + Debug {
+    /// The connector's kind, such as `local`.
+    fn kind(&self) -> &str;
+
+    /// What it can do. What it can't is refused before it is asked.
+    fn capabilities(&self) -> IssuerCapabilities;
+
+    /// Asks for a certificate. The attempt is committed before this is called; an error whose effect is `Unknown`, or a
+    /// crash, leads to [`Issuer::recover`], never to a second `submit` of the same attempt.
+    async fn submit(&self, cx: &Context, order: &Order) -> Result<Progress>;
+
+    /// Goes on with an order that was not finished.
+    async fn poll(&self, cx: &Context, order: &Order, handle: Handle) -> Result<Progress> {
+        let (_, _, _) = (cx, order, handle);
+        Err(Error::internal(format!("the issuer kind {} gave a handle that it can't poll", self.kind())))
+    }
+
+    /// Finds out what became of an order whose answer was lost. `None` means that the CA knows nothing of it, so that it
+    /// may be submitted.
+    ///
+    /// Called only if the capabilities do not say [`Recovery::None`].
+    async fn recover(&self, cx: &Context, order: &Order) -> Result<Option<Progress>>;
+
+    /// Revokes a certificate of this CA.
+    async fn revoke(&self, cx: &Context, chain: &Chain, reason: RevocationReason) -> Result<()> {
+        let (_, _, _) = (cx, chain, reason);
+        Err(Error::unsupported(format!("the issuer kind {} can't revoke", self.kind())))
+    }
+
+    /// When the CA wants this certificate renewed (RFC 9773), if it has an opinion.
+    async fn renewal_window(&self, cx: &Context, chain: &Chain) -> Result<Option<RenewalWindow>> {
+        let (_, _) = (cx, chain);
+        Ok(None)
+    }
+}
+
+/// What an issuer can do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IssuerCapabilities {
+    /// How a lost answer is found again.
+    pub recovery: Recovery,
+    /// Names of DNS servers, also as wildcards.
+    pub dns: bool,
+    /// Wildcard DNS names.
+    pub wildcard: bool,
+    /// IP addresses.
+    pub ip: bool,
+    /// Email addresses.
+    pub email: bool,
+    /// URIs.
+    pub uri: bool,
+    /// Whether the requester may choose the lifetime.
+    pub lifetime: bool,
+    /// Key algorithms that it certifies; empty for all.
+    pub key_algorithms: Vec<KeyAlgorithm>,
+    /// Whether it revokes.
+    pub revoke: bool,
+}
+
+/// How an issuer finds out what became of an order whose answer was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Recovery {
+    /// The same order, submitted again, gives the same certificate.
+    Idempotent,
+    /// Orders can be searched for.
+    Searchable,
+    /// Not at all: a person has to look.
+    None,
+}
+
+/// One attempt to obtain one certificate.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Order {
+    /// The attempt, unique for ever: an idempotency key for those CAs that take one.
+    pub attempt: Id<Attempt>,
+    /// Randomness that was fixed with the attempt, so that a repeated local signing rebuilds the same certificate.
+    pub seed: [u8; 20],
+    /// When the attempt was made.
+    pub created: Timestamp,
+    /// The request.
+    pub csr: Csr,
+    /// The subject's common name; none leaves the subject empty.
+    pub common_name: Option<String>,
+    /// The names to certify.
+    pub names: Vec<SubjectAltName>,
+    /// What was asked for besides.
+    pub profile: Profile,
+    /// The certificate that this one replaces, if there is one.
+    pub replaces: Option<Chain>,
+}
+
+/// What became of one step.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Progress {
+    /// Ask again with this handle, not before that time.
+    Waiting {
+        /// What the CA gave to hold.
+        handle: Handle,
+        /// When to ask again.
+        at: Timestamp,
+    },
+    /// Have these presented, then poll with this handle.
+    Challenges {
+        /// What the CA gave to hold.
+        handle: Handle,
+        /// What has to be shown, each by whoever the name points to.
+        present: Vec<Challenge>,
+    },
+    /// Here it is.
+    Issued {
+        /// Leaf first.
+        chain: Chain,
+    },
+}
+
+/// What a CA gave to hold on to: an order URL, an id. Stored, and never looked into by the engine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handle {
+    /// The version of `state`'s form.
+    pub version: u16,
+    /// The issuer's own.
+    pub state: Value,
+}
+
+/// What has to be shown to prove control over a name (RFC 8555 section 8).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Challenge {
+    /// The method.
+    pub kind: ChallengeKind,
+    /// The name.
+    pub name: SubjectAltName,
+    /// The token.
+    pub token: String,
+    /// The key authorization (RFC 8555 section 8.1).
+    pub key_authorization: String,
+}
+
+/// The challenge's method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ChallengeKind {
+    /// RFC 8555 section 8.3.
+    #[serde(rename = "http-01")]
+    Http01,
+    /// RFC 8555 section 8.4.
+    #[serde(rename = "dns-01")]
+    Dns01,
+    /// RFC 8737.
+    #[serde(rename = "tls-alpn-01")]
+    TlsAlpn01,
+}
+
+/// When a CA wants a certificate renewed (RFC 9773 section 4.2).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RenewalWindow {
+    /// Not before.
+    pub start: Timestamp,
+    /// Not after.
+    pub end: Timestamp,
+    /// When to ask again.
+    pub ask_again: Timestamp,
+    /// A page that says why.
+    pub explanation: Option<String>,
+}
+
+/// Why a certificate is revoked (RFC 5280 section 5.3.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs)]
+pub enum RevocationReason {
+    Unspecified,
+    KeyCompromise,
+    CaCompromise,
+    AffiliationChanged,
+    Superseded,
+    CessationOfOperation,
+    CertificateHold,
+    PrivilegeWithdrawn,
+    AaCompromise,
+}
+
+impl IssuerCapabilities {
+    /// Everything, with this way to recover.
+    pub fn all(recovery: Recovery) -> Self {
+        Self {
+            recovery,
+            dns: true,
+            wildcard: true,
+            ip: true,
+            email: true,
+            uri: true,
+            lifetime: true,
+            key_algorithms: Vec::new(),
+            revoke: false,
+        }
+    }
+
+    /// # Errors
+    /// `Unsupported`, naming all that is asked for and can't be had.
+    pub fn check(
+        &self,
+        kind: &str,
+        names: &[SubjectAltName],
+        algorithm: Option<KeyAlgorithm>,
+        lifetime: Option<Lifetime>,
+    ) -> Result<()> {
+        let mut missing = Vec::new();
+        for name in names {
+            let fine = match name {
+                SubjectAltName::Dns(dns) if dns.starts_with("*.") => self.dns && self.wildcard,
+                SubjectAltName::Dns(_) => self.dns,
+                SubjectAltName::Ip(_) => self.ip,
+                SubjectAltName::Email(_) => self.email,
+                SubjectAltName::Uri(_) => self.uri,
+            };
+            if !fine {
+                missing.push(format!("the name {name}"));
+            }
+        }
+        if let Some(algorithm) = algorithm
+            && !self.key_algorithms.is_empty()
+            && !self.key_algorithms.contains(&algorithm)
+        {
+            missing.push(format!("a key of {algorithm}"));
+        }
+        if let Some(lifetime) = lifetime
+            && !self.lifetime
+        {
+            missing.push(format!("a lifetime of {lifetime} (the CA decides it)"));
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(Error::unsupported(format!("the issuer kind {kind} does not certify {}", missing.join(", "))))
+    }
+}
