@@ -40,8 +40,8 @@ pub trait Target: Send + Sync + Debug {
     /// Whatever `apply` would refuse for sure: a destination that is a directory, a missing parent.
     async fn plan(&self, cx: &Context, bundle: &Bundle) -> Result<Plan>;
 
-    /// Keeps what is there under this name, so that [`Target::restore`] can bring it back; also what is absent. If the
-    /// snapshot exists already, it stays as it is.
+    /// Keeps what is there under this name, so that [`Target::restore`] can bring it back; also what is absent. A leftover
+    /// of the same name is replaced: a snapshot that counts is in the journal, and is not taken again.
     async fn snapshot(&self, cx: &Context, name: &str) -> Result<Snapshot>;
 
     /// Puts the bundle in place, as a whole or not at all as far as the server allows.
@@ -165,9 +165,13 @@ pub trait FileTarget: Send + Sync + Debug {
         file.role.render(bundle)
     }
 
-    /// What reloads together: by default, targets of one kind with the same reload command.
+    /// What reloads together: by default, targets of one kind with the same commands.
     fn unit(&self) -> Option<String> {
-        self.layout().reload.map(|command| format!("{}: {command}", self.kind()))
+        let layout = self.layout();
+        let reload = layout.reload?;
+        let validate = layout.validate.map(|command| command.to_string()).unwrap_or_default();
+        let start = layout.start.map(|command| command.to_string()).unwrap_or_default();
+        Some(format!("{}: {validate}; {reload}; {start}", self.kind()))
     }
 }
 
