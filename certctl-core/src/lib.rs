@@ -1,6 +1,7 @@
 //! Traits, records and the lifecycle engine of certctl.
 
 mod actor;
+mod ca;
 mod clock;
 pub mod connectors;
 mod context;
@@ -15,12 +16,15 @@ mod random;
 pub mod records;
 mod secret;
 mod state;
+mod signer;
 pub mod store;
 pub mod target;
 mod time;
 pub mod worker;
+mod x509;
 
 pub use actor::{Actor, Permission, Role};
+pub use ca::{CertificateAuthority, ExtendedKeyUsage, LeafRequest};
 pub use clock::{Clock, SystemClock};
 pub use context::Context;
 pub use env::{Env, NoHosts, State};
@@ -34,4 +38,9 @@ pub use issuer::{
 pub use keys::{Key, Keys, MemoryKeys};
 pub use secret::{Sealed, SealedAt, SealedOnly, Sealer, Secret, SecretRef, Secrets};
 pub use target::{FileTarget, Target, WriteMode};
+pub use signer::Signer;
 pub use time::{Lifetime, Timestamp};
+pub use x509::{
+    Bundle, Chain, Csr, Fingerprint, KeyAlgorithm, KeyKind, PrivateKey, PublicKey, SerialNumber,
+    SignatureAlgorithm, SubjectAltName, X509Certificate,
+};
