@@ -104,6 +104,12 @@ pub async fn plan(cx: &Context, member: &Member) -> Result<Plan> {
     member.target.plan(cx, &member.bundle).await
 }
 
+/// The report for an item whose target could not even be built.
+pub(super) fn refused(item: &DeployItem, error: &Error) -> DeployReport {
+    let error = error.clone().with("target", &item.target.name).report();
+    DeployReport { outcome: DeployOutcome::Refused, error: Some(error), ..blank(item) }
+}
+
 /// None: the batch failed, was restored, and its members have to go one by one.
 async fn deploy_batch(
     cx: &Context,
@@ -161,17 +167,7 @@ async fn prepare<'a>(cx: &Context, member: &'a Member, begun: Option<&Entry>) ->
         snapshot: None,
         resumed: false,
         action: Action::Nothing,
-        report: DeployReport {
-            deployment: member.item.deployment.clone(),
-            version: member.item.version.clone(),
-            outcome: DeployOutcome::Unchanged,
-            changed: Plan::default(),
-            proof: Proof::default(),
-            warnings: Vec::new(),
-            address: member.target.address(),
-            duration_ms: 0,
-            error: None,
-        },
+        report: DeployReport { address: member.target.address(), ..blank(&member.item) },
     };
     if let Err(e) = look(cx, &mut run, begun).await {
         run.refuse(e);
@@ -386,6 +382,20 @@ async fn serve_again(cx: &Context, runs: &[Run<'_>]) -> Result<()> {
             back.map_err(|e| e.during(hint))
         }
         Err(e) => Err(e.during("the files are restored, and the server does not start")),
+    }
+}
+
+fn blank(item: &DeployItem) -> DeployReport {
+    DeployReport {
+        deployment: item.deployment.clone(),
+        version: item.version.clone(),
+        outcome: DeployOutcome::Unchanged,
+        changed: Plan::default(),
+        proof: Proof::default(),
+        warnings: Vec::new(),
+        address: String::new(),
+        duration_ms: 0,
+        error: None,
     }
 }
 

@@ -17,8 +17,8 @@ use crate::{
     target::Plan,
 };
 
-pub use local::LocalWorker;
-pub use proof::{EndpointProof, Proof, Served};
+pub use local::{LocalWorker, Solver};
+pub use proof::{EndpointProof, Proof, Prober, Served, Verdict};
 
 /// A piece of work: a value, repeatable by the ids in it. No private key is ever part of one.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -83,7 +83,7 @@ pub struct DeployItem {
 pub enum WorkReport {
     /// Of [`Work::MakeCsr`].
     Csr(Csr),
-    /// Of [`Work::Deploy`], in the order of the items.
+    /// Of [`Work::Deploy`], one for each item.
     Deployed(Vec<DeployReport>),
     /// Of [`Work::Plan`].
     Plan(Plan),

@@ -1,0 +1,106 @@
+//! One place to look up issuers and targets, whether a program declares them or somebody stored them.
+
+use std::{collections::HashMap, fmt::Debug, sync::Arc};
+
+use serde_json::Value;
+use tokio::sync::Mutex;
+
+use crate::{
+    Clock, Env, Error, ErrorKind, Issuer, Result, Sealer, Secrets, Target,
+    connectors::{Connectors, Site},
+    host::{Endpoint, Hosts},
+    records::{IssuerRecord, TargetRecord},
+    state::StoreState,
+    store::Store,
+};
+
+/// Issuers and targets by record: what the program declares first, then what is stored, built by the connector tables.
+#[derive(Debug)]
+pub struct Catalog {
+    parts: Parts,
+    issuers: HashMap<Box<str>, Arc<dyn Issuer>>,
+    targets: HashMap<Box<str>, (Arc<dyn Target>, Vec<Endpoint>)>,
+    built_issuers: Mutex<HashMap<Box<str>, (Value, Arc<dyn Issuer>)>>,
+}
+
+/// What connectors are built with.
+#[derive(Clone, Debug)]
+pub(crate) struct Parts {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) secrets: Arc<dyn Secrets>,
+    pub(crate) sealer: Arc<Sealer>,
+    pub(crate) hosts: Arc<dyn Hosts>,
+    pub(crate) connectors: Arc<Connectors>,
+}
+
+impl Parts {
+    /// The environment of the connector with this id.
+    pub(crate) fn env(&self, owner: &str) -> Env {
+        let state =
+            StoreState::new(self.store.clone(), self.sealer.clone(), self.clock.clone(), owner.to_owned());
+        Env::new(self.clock.clone(), self.secrets.clone(), Arc::new(state), self.hosts.clone())
+    }
+}
+
+impl Catalog {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self { parts, issuers: HashMap::new(), targets: HashMap::new(), built_issuers: Mutex::default() }
+    }
+
+    pub(crate) fn declare_issuer(&mut self, id: &str, issuer: Arc<dyn Issuer>) {
+        self.issuers.insert(id.into(), issuer);
+    }
+
+    pub(crate) fn declare_target(&mut self, id: &str, target: Arc<dyn Target>, default_probe: Vec<Endpoint>) {
+        self.targets.insert(id.into(), (target, default_probe));
+    }
+
+    /// The connector tables.
+    pub fn connectors(&self) -> &Connectors {
+        &self.parts.connectors
+    }
+
+    /// The issuer of this record.
+    ///
+    /// # Errors
+    /// `Precondition` if a program declared it and this one does not; what its constructor gives.
+    pub async fn issuer(&self, record: &IssuerRecord) -> Result<Arc<dyn Issuer>> {
+        if let Some(issuer) = self.issuers.get(record.id.as_str()) {
+            return Ok(issuer.clone());
+        }
+        let config = record.config.as_ref().ok_or_else(|| undeclared("issuer", &record.name))?;
+        let mut built = self.built_issuers.lock().await;
+        if let Some((of, issuer)) = built.get(record.id.as_str())
+            && of == config
+        {
+            return Ok(issuer.clone());
+        }
+        let env = self.parts.env(record.id.as_str());
+        let issuer = self.parts.connectors.issuer(&record.kind)?.connect(config, env).await?;
+        built.insert(record.id.as_str().into(), (config.clone(), issuer.clone()));
+        Ok(issuer)
+    }
+
+    /// The target of this record, and where such a server usually serves.
+    ///
+    /// # Errors
+    /// As for [`Catalog::issuer`].
+    pub async fn target(&self, record: &TargetRecord) -> Result<(Arc<dyn Target>, Vec<Endpoint>)> {
+        if let Some((target, probe)) = self.targets.get(record.id.as_str()) {
+            return Ok((target.clone(), probe.clone()));
+        }
+        let config = record.config.as_ref().ok_or_else(|| undeclared("target", &record.name))?;
+        let kind = self.parts.connectors.target(&record.kind)?;
+        let host = self.parts.hosts.host(record.place.host.as_ref().map(crate::Id::as_str)).await?;
+        let site = Site { env: self.parts.env(record.id.as_str()), host, write: record.write };
+        Ok((kind.connect(config, site)?, kind.default_probe()))
+    }
+}
+
+fn undeclared(noun: &str, name: &str) -> Error {
+    Error::new(
+        ErrorKind::Precondition,
+        format!("the {noun} {name} was declared by a program, and this one does not: declare it again, or store it"),
+    )
+}

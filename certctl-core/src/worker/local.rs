@@ -1,0 +1,100 @@
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::{
+    Bundle, Challenge, Context, Csr, Error, Keys, Result,
+    catalog::Catalog,
+    worker::{
+        DeployItem, Journal, MakeCsr, Work, WorkReport, Worker,
+        deploy::{self, Member},
+        proof::Prober,
+    },
+};
+
+/// Shows answers to challenges where a CA will look for them.
+#[async_trait]
+pub trait Solver: Send + Sync + std::fmt::Debug {
+    /// Whether this one can show this challenge.
+    fn solves(&self, challenge: &Challenge) -> bool;
+
+    /// Shows it; showing it twice is fine.
+    async fn present(&self, cx: &Context, challenge: &Challenge) -> Result<()>;
+
+    /// Takes it away; what is not there is fine.
+    async fn retract(&self, cx: &Context, challenge: &Challenge) -> Result<()>;
+}
+
+/// Carries work out where it runs: with the keys, hosts and connectors of this process.
+#[derive(Clone, Debug)]
+pub struct LocalWorker {
+    catalog: Arc<Catalog>,
+    keys: Arc<dyn Keys>,
+    solvers: Vec<Arc<dyn Solver>>,
+}
+
+impl LocalWorker {
+    /// With these connectors, keys and solvers.
+    pub fn new(catalog: Arc<Catalog>, keys: Arc<dyn Keys>, solvers: Vec<Arc<dyn Solver>>) -> Self {
+        Self { catalog, keys, solvers }
+    }
+
+    async fn make_csr(&self, work: &MakeCsr) -> Result<Csr> {
+        self.keys.create(&work.key, work.algorithm).await?;
+        let signer = self.keys.signer(&work.key).await?;
+        Csr::create(&*signer, work.common_name.as_deref(), &work.names).await
+    }
+
+    async fn member(&self, item: DeployItem) -> Result<Member> {
+        let (target, default_probe) = self.catalog.target(&item.target).await?;
+        let key = self.keys.export(&item.key).await?;
+        let prober = Prober::new(target.host(), &item.target.probe, &default_probe, &item.names);
+        let bundle = Bundle { chain: item.chain.clone(), key };
+        Ok(Member { item, target, bundle, prober })
+    }
+
+    fn solver(&self, challenge: &Challenge) -> Result<&Arc<dyn Solver>> {
+        self.solvers.iter().find(|solver| solver.solves(challenge)).ok_or_else(|| {
+            Error::unsupported(format!(
+                "nobody here can show a {:?} challenge for {}: register a solver",
+                challenge.kind, challenge.name
+            ))
+        })
+    }
+}
+
+#[async_trait]
+impl Worker for LocalWorker {
+    async fn execute(&self, cx: &Context, work: Work, journal: &dyn Journal) -> Result<WorkReport> {
+        match work {
+            Work::MakeCsr(work) => Ok(WorkReport::Csr(self.make_csr(&work).await?)),
+            Work::Deploy(work) => {
+                // A target that can't even be built is one member's failure, not the unit's.
+                let mut members = Vec::new();
+                let mut refused = Vec::new();
+                for item in work.items {
+                    match self.member(item.clone()).await {
+                        Ok(member) => members.push(member),
+                        Err(e) => refused.push(deploy::refused(&item, &e)),
+                    }
+                }
+                let mut reports = deploy::deploy_unit(cx, &members, journal).await?;
+                reports.extend(refused);
+                Ok(WorkReport::Deployed(reports))
+            }
+            Work::Plan(item) => Ok(WorkReport::Plan(deploy::plan(cx, &self.member(item).await?).await?)),
+            Work::Present(challenge) => {
+                self.solver(&challenge)?.present(cx, &challenge).await?;
+                Ok(WorkReport::Done)
+            }
+            Work::Retract(challenge) => {
+                self.solver(&challenge)?.retract(cx, &challenge).await?;
+                Ok(WorkReport::Done)
+            }
+            Work::ForgetKey(key) => {
+                self.keys.forget(&key).await?;
+                Ok(WorkReport::Done)
+            }
+        }
+    }
+}
