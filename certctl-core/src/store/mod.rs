@@ -61,7 +61,8 @@ pub trait Store: Send + Sync + Debug {
     }
 }
 
-/// A numbered seat at a store; free again when dropped, or when the process dies.
+/// A numbered seat at a store; free again when dropped, or when the process dies. Its name is the number, a slash, and a
+/// random part of its present occupant: `0/h2k9…`.
 pub struct Seat {
     name: String,
     _guard: Box<dyn Any + Send + Sync>,
@@ -69,8 +70,8 @@ pub struct Seat {
 
 impl Seat {
     /// `guard` holds the seat for as long as it lives.
-    pub fn new(name: impl Into<String>, guard: impl Any + Send + Sync) -> Self {
-        Self { name: name.into(), _guard: Box::new(guard) }
+    pub fn new(number: u32, guard: impl Any + Send + Sync) -> Self {
+        Self { name: format!("{number}/{}", crate::random::text(10)), _guard: Box::new(guard) }
     }
 
     /// The seat's name, which is what stands in the leases.
@@ -391,14 +392,14 @@ pub struct LeaseRequest {
 /// What a [`LeaseRequest`] wants.
 #[derive(Clone, Debug)]
 pub enum LeaseWhat {
-    /// Rows that are due, earliest first, that nobody holds.
+    /// Rows that are due, earliest first, that nobody holds. Nobody holds a row whose lease is over, or whose lease is of
+    /// the same seat's earlier occupant ([`Seat::name`] with another part after the slash), who is dead for certain. The
+    /// asking occupant's own leases count as held even when they are over: it knows itself what it does.
     Claim {
         /// Conditions besides being due, all with [`Test::Equal`].
         filter: Vec<Filter>,
         /// At most so many, but for whole groups.
         limit: usize,
-        /// Also rows that this seat holds: for a process that has just taken its seat.
-        take_back: bool,
     },
     /// More time for these; those that are lost meanwhile are left out of the answer.
     Extend(Vec<Lease>),
