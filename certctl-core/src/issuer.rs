@@ -105,6 +105,53 @@ pub struct Order {
     pub replaces: Option<Chain>,
 }
 
+impl Order {
+    /// An order for what the request asks for, outside any engine.
+    pub fn from_csr(csr: Csr, profile: Profile, now: Timestamp) -> Self {
+        Self {
+            attempt: Id::mint_at(now),
+            seed: crate::random::bytes(),
+            created: now,
+            common_name: csr.common_name().map(str::to_owned),
+            names: csr.names().to_vec(),
+            csr,
+            profile,
+            replaces: None,
+        }
+    }
+}
+
+/// Obtains one certificate for a request, without an engine: asks, and polls as long as the CA says to wait.
+///
+/// # Errors
+/// What the issuer gives; `Unsupported` if it wants challenges presented, which needs an engine; `BadResponse` if it answers
+/// with a certificate for another key or other names.
+pub async fn issue(issuer: &dyn Issuer, cx: &Context, csr: Csr, profile: Profile) -> Result<Chain> {
+    let order = Order::from_csr(csr, profile, cx.clock.now());
+    let capabilities = issuer.capabilities();
+    capabilities.check(issuer.kind(), &order.names, None, order.profile.lifetime)?;
+    let mut progress = issuer.submit(cx, &order).await?;
+    loop {
+        progress = match progress {
+            Progress::Issued { chain } => {
+                let check = chain.check(order.csr.public_key(), &order.names, cx.clock.now());
+                check.map_err(|e| Error::new(crate::ErrorKind::BadResponse, format!("not what was asked for: {e}")))?;
+                return Ok(chain);
+            }
+            Progress::Waiting { handle, at } => {
+                cx.clock.sleep_until(at).await;
+                issuer.poll(cx, &order, handle).await?
+            }
+            Progress::Challenges { .. } => {
+                return Err(Error::unsupported(format!(
+                    "the issuer kind {} wants challenges presented: use an engine",
+                    issuer.kind()
+                )));
+            }
+        }
+    }
+}
+
 /// What became of one step.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -2,12 +2,15 @@
 
 mod actor;
 mod ca;
+mod catalog;
 mod clock;
 pub mod connectors;
 mod context;
+pub mod engine;
 mod env;
 mod error;
 pub mod files;
+mod home;
 pub mod host;
 mod id;
 mod issuer;
@@ -25,21 +28,25 @@ mod x509;
 
 pub use actor::{Actor, Permission, Role};
 pub use ca::{CertificateAuthority, ExtendedKeyUsage, LeafRequest};
+pub use catalog::Catalog;
 pub use clock::{Clock, SystemClock};
 pub use context::Context;
+pub use engine::{CertificateSpec, Engine, EngineBuilder};
 pub use env::{Env, NoHosts, State};
 pub use error::{Effect, Error, ErrorKind, ErrorReport, Result, Retry, Violation};
 pub use files::OnHost;
+pub use home::{Home, IntoHome};
 pub use id::{Id, Identified, check_name};
 pub use issuer::{
     Challenge, ChallengeKind, Handle, Issuer, IssuerCapabilities, Order, Progress, Recovery, RenewalWindow,
-    RevocationReason,
+    RevocationReason, issue,
 };
 pub use keys::{Key, Keys, MemoryKeys};
 pub use secret::{Sealed, SealedAt, SealedOnly, Sealer, Secret, SecretRef, Secrets};
 pub use target::{FileTarget, Target, WriteMode};
 pub use signer::Signer;
 pub use time::{Lifetime, Timestamp};
+pub use worker::{LocalWorker, Worker};
 pub use x509::{
     Bundle, Chain, Csr, Fingerprint, KeyAlgorithm, KeyKind, PrivateKey, PublicKey, SerialNumber,
     SignatureAlgorithm, SubjectAltName, X509Certificate,

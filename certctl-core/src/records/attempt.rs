@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Csr, Handle, Id, Identified, Key, Timestamp,
+    Csr, Handle, Id, Identified, Key, SubjectAltName, Timestamp,
     records::{IssuerRecord, Placement},
     store::{Column, ColumnValue, Kind, Record, columns_of},
 };
@@ -15,6 +15,8 @@ pub struct Attempt {
     pub placement: Id<Placement>,
     /// Who is asked.
     pub issuer: Id<IssuerRecord>,
+    /// The names that were asked for.
+    pub names: Vec<SubjectAltName>,
     /// The request.
     pub csr: Csr,
     /// The key of the request, where this program or its agent holds it.

@@ -1,0 +1,504 @@
+//! What somebody can ask of the engine. Each command checks the actor, writes rows, and leaves the rest to the job loop.
+
+use crate::{
+    Actor, Error, ErrorKind, Id, Permission, Result,
+    engine::{
+        CertificateSpec, Engine, EventStream, Inner, JobWatch, deploy,
+        issue, plan,
+        spec::{self, Wanted},
+    },
+    records::{
+        AuditEvent, Certificate, CertificateStatus, Deployment, DeploymentState, Holder, Job, JobState, KeyPolicy,
+        Placement, TargetRecord, Version,
+    },
+    store::{Change, Store, StoreExt, Stored},
+    target::Plan,
+    worker::{MemoryJournal, Work, WorkReport},
+};
+
+/// What a deployment would change; see [`Engine::plan`].
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct DeploymentPlan {
+    /// The target's name.
+    pub target: Box<str>,
+    /// What would be done there.
+    pub plan: Plan,
+}
+
+impl Engine {
+    /// Makes what is wanted so: records it, then steps the job itself until the certificate is deployed, has failed, or
+    /// waits for somebody else, and gives it as it stands then. Safe to call at each start: a certificate that is in place
+    /// is looked at and left alone, one that fell out of place is put back.
+    ///
+    /// A failed deployment is no error here: [`Certificate::status`] says how it stands, `reason` why. A CA that refused,
+    /// or whose answer was lost, is not asked again by this: see [`Engine::retry`].
+    ///
+    /// # Errors
+    /// `Invalid` with everything that is wrong with the spec, `Conflict` if [`CertificateSpec::expected_version`] is not the
+    /// stored one, `Denied` if the actor may not.
+    pub async fn ensure(&self, actor: &Actor, spec: CertificateSpec) -> Result<Stored<Certificate>> {
+        self.want(actor, spec).await?.step().await
+    }
+
+    /// Records what is wanted, and leaves the rest to [`Engine::run`].
+    ///
+    /// # Errors
+    /// As for [`Engine::ensure`].
+    pub async fn want(&self, actor: &Actor, spec: CertificateSpec) -> Result<JobWatch> {
+        actor.require(Permission::ManageCertificates)?;
+        let inner = &self.inner;
+        let wanted = spec::check(&*inner.store, &spec).await?;
+        again_if_stale(async || want(inner, actor, &wanted, spec.expected_version).await).await
+    }
+
+    /// Renews a certificate now. Joins a renewal that is under way.
+    ///
+    /// # Errors
+    /// `NotFound`, or `Denied` if the actor may not.
+    pub async fn renew(&self, actor: &Actor, id_or_name: &str) -> Result<JobWatch> {
+        actor.require(Permission::ManageCertificates)?;
+        let inner = &self.inner;
+        again_if_stale(async || {
+            let certificate: Stored<Certificate> = inner.store.resolve(id_or_name).await?;
+            let mut change = Change::new(event(inner, actor, "renewal.requested", &certificate.id));
+            let mut jobs = Vec::new();
+            for mut placement in placements(inner, &certificate.id).await? {
+                change = start_issue(inner, change, &mut placement, &mut jobs, true).await?;
+            }
+            inner.commit(change).await?;
+            Ok(self.watch(certificate.into_inner().id, jobs))
+        })
+        .await
+    }
+
+    /// Brings the newest version to its targets once more; touches nothing where everything is in place.
+    ///
+    /// # Errors
+    /// `NotFound`, `Precondition` if there is no version yet, or `Denied` if the actor may not.
+    pub async fn deploy(&self, actor: &Actor, id_or_name: &str) -> Result<JobWatch> {
+        actor.require(Permission::ManageCertificates)?;
+        let inner = &self.inner;
+        again_if_stale(async || {
+            let certificate: Stored<Certificate> = inner.store.resolve(id_or_name).await?;
+            let mut change = Change::new(event(inner, actor, "deployment.requested", &certificate.id));
+            let mut jobs = Vec::new();
+            for placement in placements(inner, &certificate.id).await? {
+                let version = placement.version.as_ref().ok_or_else(|| not_issued(&certificate))?;
+                change = start_deploys(inner, change, &placement, version, &mut jobs, true).await?;
+            }
+            inner.commit(change).await?;
+            Ok(self.watch(certificate.into_inner().id, jobs))
+        })
+        .await
+    }
+
+    /// Dry run of [`Engine::deploy`]: what would be changed on each target, and which commands run. Touches nothing.
+    ///
+    /// # Errors
+    /// `NotFound`, `Precondition` if there is no version yet, and what a deployment would be refused for.
+    pub async fn plan(&self, actor: &Actor, id_or_name: &str) -> Result<Vec<DeploymentPlan>> {
+        actor.require(Permission::Read)?;
+        let inner = &self.inner;
+        let certificate: Stored<Certificate> = inner.store.resolve(id_or_name).await?;
+        let cx = crate::Context::new(inner.clock.clone());
+        let mut plans = Vec::new();
+        for placement in placements(inner, &certificate.id).await? {
+            let version = placement.version.as_ref().ok_or_else(|| not_issued(&certificate))?;
+            let deployments: Vec<Stored<Deployment>> =
+                inner.store.list_by("placement", (&placement.id).into()).await?;
+            for mut deployment in deployments {
+                deployment.wanted = Some(version.clone());
+                let Some(item) = deploy::item_for_plan(inner, &deployment).await? else { continue };
+                let target = item.target.name.clone();
+                match inner.worker.execute(&cx, Work::Plan(item), &MemoryJournal::default()).await? {
+                    WorkReport::Plan(plan) => plans.push(DeploymentPlan { target, plan }),
+                    _ => return Err(Error::internal("the worker did not answer with a plan")),
+                }
+            }
+        }
+        Ok(plans)
+    }
+
+    /// Takes up a job that asks for attention, or waits for a later try, now. For a job whose CA may have issued already,
+    /// this orders again: look there first.
+    ///
+    /// # Errors
+    /// `NotFound`, `Precondition` if the job is finished, or `Denied` if the actor may not.
+    pub async fn retry(&self, actor: &Actor, job: &Id<Job>) -> Result<JobWatch> {
+        actor.require(Permission::ManageCertificates)?;
+        let inner = &self.inner;
+        again_if_stale(async || {
+            let mut job: Stored<Job> = inner.store.read(job).await?;
+            if job.state.is_finished() {
+                return Err(Error::new(
+                    ErrorKind::Precondition,
+                    format!("job {} is {}, so that there is nothing to take up", job.id, job.state.as_str()),
+                ));
+            }
+            let change = Change::new(event(inner, actor, "job.retried", &job.certificate).with("job", job.id.as_str()));
+            kick(inner, &mut job);
+            inner.commit(change.update(&job)?).await?;
+            Ok(self.watch(job.certificate.clone(), vec![job.id.clone()]))
+        })
+        .await
+    }
+
+    /// Asks a job, and those that it waits for, to stop. It is obeyed before the first write; after that, what has begun
+    /// ends or is rolled back.
+    ///
+    /// # Errors
+    /// `NotFound`, or `Denied` if the actor may not.
+    pub async fn cancel(&self, actor: &Actor, job: &Id<Job>) -> Result<()> {
+        actor.require(Permission::ManageCertificates)?;
+        let inner = &self.inner;
+        let children: Vec<Stored<Job>> = inner.store.list_by("parent", job.into()).await?;
+        for id in children.iter().map(|child| &child.id).chain([job]) {
+            again_if_stale(async || {
+                let mut job: Stored<Job> = inner.store.read(id).await?;
+                if job.state.is_finished() {
+                    return Ok(());
+                }
+                let event = event(inner, actor, "job.cancel_requested", &job.certificate).with("job", job.id.as_str());
+                job.cancel = true;
+                if job.state != JobState::Waiting {
+                    // It has to be stepped to obey.
+                    job.state = JobState::Ready;
+                    job.due = Some(inner.clock.now());
+                }
+                inner.commit(Change::new(event).update(&job)?).await?;
+                Ok(())
+            })
+            .await?;
+            inner.ask_to_stop(id);
+        }
+        Ok(())
+    }
+
+    /// The certificate of this id or name.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn certificate(&self, id_or_name: &str) -> Result<Stored<Certificate>> {
+        self.inner.store.resolve(id_or_name).await
+    }
+
+    /// Its versions, the newest first.
+    pub async fn versions(&self, certificate: &Id<Certificate>) -> Result<Vec<Stored<Version>>> {
+        let mut versions: Vec<Stored<Version>> =
+            self.inner.store.list_by("certificate", certificate.into()).await?;
+        versions.sort_by(|a, b| b.id.cmp(&a.id));
+        Ok(versions)
+    }
+
+    /// Where it goes, and how it stands there.
+    pub async fn deployments(&self, certificate: &Id<Certificate>) -> Result<Vec<Stored<Deployment>>> {
+        self.inner.store.list_by("certificate", certificate.into()).await
+    }
+
+    /// Its jobs, the newest first; finished ones are kept for a week.
+    pub async fn jobs(&self, certificate: &Id<Certificate>) -> Result<Vec<Stored<Job>>> {
+        let mut jobs: Vec<Stored<Job>> = self.inner.store.list_by("certificate", certificate.into()).await?;
+        jobs.sort_by(|a, b| b.id.cmp(&a.id));
+        Ok(jobs)
+    }
+
+    /// What happens from now on, as it happens.
+    pub fn events(&self) -> EventStream {
+        EventStream::new(self.inner.events.subscribe())
+    }
+
+    /// The store, for questions that have no method here.
+    pub fn store(&self) -> &dyn Store {
+        &*self.inner.store
+    }
+
+    /// The catalog of issuers and targets.
+    pub fn catalog(&self) -> &crate::Catalog {
+        &self.inner.catalog
+    }
+
+    fn watch(&self, certificate: Id<Certificate>, jobs: Vec<Id<Job>>) -> JobWatch {
+        JobWatch { engine: self.inner.clone(), certificate, jobs }
+    }
+}
+
+/// Tries again if what was read has changed meanwhile, or somebody made the same thing at the same time.
+async fn again_if_stale<T>(attempt: impl AsyncFn() -> Result<T>) -> Result<T> {
+    const TRIES: u32 = 10;
+    let mut tries = 0;
+    loop {
+        match attempt().await {
+            Err(e)
+                if e.kind() == ErrorKind::Conflict && e.context_value("expected").is_none() && tries < TRIES =>
+            {
+                tries += 1;
+            }
+            done => return done,
+        }
+    }
+}
+
+async fn want(
+    inner: &std::sync::Arc<Inner>,
+    actor: &Actor,
+    wanted: &Wanted,
+    expected: Option<u64>,
+) -> Result<JobWatch> {
+    let known = match &wanted.id {
+        Some(id) => inner.store.find::<Certificate>(id).await?,
+        None => inner.store.find_by::<Certificate>("name", (&*wanted.name).into()).await?,
+    };
+    if let Some(expected) = expected {
+        let stored = known.as_ref().map_or(0, Stored::version);
+        if stored != expected {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!("certificate {} has version {stored} and not {expected}: read it again", wanted.name),
+            )
+            .with("reason", "version")
+            .with("expected", expected)
+            .with("version", stored));
+        }
+    }
+    let mut jobs = Vec::new();
+    let certificate = match known {
+        None => create(inner, actor, wanted, &mut jobs).await?,
+        Some(known) => update(inner, actor, wanted, known, &mut jobs).await?,
+    };
+    Ok(JobWatch { engine: inner.clone(), certificate, jobs })
+}
+
+async fn create(
+    inner: &Inner,
+    actor: &Actor,
+    wanted: &Wanted,
+    jobs: &mut Vec<Id<Job>>,
+) -> Result<Id<Certificate>> {
+    let now = inner.clock.now();
+    let certificate = Certificate {
+        id: wanted.id.clone().unwrap_or_else(|| Id::mint_at(now)),
+        name: wanted.name.clone(),
+        names: wanted.names.clone(),
+        common_name: wanted.common_name.clone(),
+        issuer: wanted.issuer.id.clone(),
+        profile_id: wanted.profile_id.clone(),
+        profile: wanted.profile.clone(),
+        key: wanted.key.clone(),
+        renewal: wanted.renewal,
+        targets: wanted.targets.iter().map(|target| target.id.clone()).collect(),
+        status: CertificateStatus::Pending,
+        reason: None,
+        not_after: None,
+        serial: None,
+        created: now,
+        updated: now,
+    };
+    let mut placement = Placement {
+        id: Id::mint_at(now),
+        certificate: certificate.id.clone(),
+        holder: holder(&wanted.key),
+        version: None,
+        job: None,
+        renew_at: None,
+    };
+    let job = issue::job(inner, &placement)?;
+    placement.job = Some(job.id.clone());
+    jobs.push(job.id.clone());
+    let mut change = Change::new(event(inner, actor, "certificate.created", &certificate.id))
+        .insert(&certificate)?
+        .insert(&placement)?
+        .insert(&job)?;
+    for target in &wanted.targets {
+        change = change.insert(&new_deployment(inner, &placement, target))?;
+    }
+    inner.commit(change).await?;
+    Ok(certificate.id)
+}
+
+async fn update(
+    inner: &Inner,
+    actor: &Actor,
+    wanted: &Wanted,
+    known: Stored<Certificate>,
+    jobs: &mut Vec<Id<Job>>,
+) -> Result<Id<Certificate>> {
+    let now = inner.clock.now();
+    let mut certificate = known.clone();
+    certificate.name.clone_from(&wanted.name);
+    certificate.names.clone_from(&wanted.names);
+    certificate.common_name.clone_from(&wanted.common_name);
+    certificate.issuer.clone_from(&wanted.issuer.id);
+    certificate.profile_id.clone_from(&wanted.profile_id);
+    certificate.profile.clone_from(&wanted.profile);
+    certificate.key.clone_from(&wanted.key);
+    certificate.renewal = wanted.renewal;
+    certificate.targets = wanted.targets.iter().map(|target| target.id.clone()).collect();
+    let changed = *certificate != *known;
+
+    let action = if changed { "certificate.changed" } else { "certificate.ensured" };
+    let mut change = Change::new(event(inner, actor, action, &certificate.id));
+    if changed {
+        certificate.updated = now;
+        change = change.update(&certificate)?;
+    }
+    let mut writes = changed;
+    for mut placement in placements(inner, &certificate.id).await? {
+        let deployments: Vec<Stored<Deployment>> =
+            inner.store.list_by("placement", (&placement.id).into()).await?;
+        for gone in deployments.iter().filter(|d| !certificate.targets.contains(&d.target)) {
+            change = change.delete(gone);
+            writes = true;
+        }
+        let mut fresh: Vec<Deployment> = wanted
+            .targets
+            .iter()
+            .filter(|target| !deployments.iter().any(|deployment| deployment.target == target.id))
+            .map(|target| new_deployment(inner, &placement, target))
+            .collect();
+
+        let due = placement.renew_at.is_some_and(|at| at <= now);
+        let renew = placement.version.is_none() || due || plan::needs_new_version(&known, &certificate);
+        if placement.job.is_some() || renew {
+            placement.holder = holder(&certificate.key);
+            change = start_issue(inner, change, &mut placement, jobs, false).await?;
+            writes = true;
+        }
+        let version = if renew { None } else { placement.version.clone() };
+        for deployment in &mut fresh {
+            deployment.wanted.clone_from(&version);
+            change = change.insert(deployment)?;
+            if version.is_some() {
+                let job = deploy::job(inner, deployment, None).await?;
+                jobs.push(job.id.clone());
+                change = change.insert(&job)?;
+            }
+            writes = true;
+        }
+        if let Some(version) = &version
+            && placement.job.is_none()
+        {
+            let before = jobs.len();
+            change = start_deploys(inner, change, &placement, version, jobs, false).await?;
+            writes |= jobs.len() > before;
+        }
+    }
+    if writes {
+        inner.commit(change).await?;
+    }
+    Ok(certificate.into_inner().id)
+}
+
+/// Adds a job that issues, or joins the one that is open. An open one that waits for a later try, or for a person, is taken
+/// up only if somebody asks for just that (`insist`).
+async fn start_issue(
+    inner: &Inner,
+    change: Change,
+    placement: &mut Stored<Placement>,
+    jobs: &mut Vec<Id<Job>>,
+    insist: bool,
+) -> Result<Change> {
+    if let Some(open) = &placement.job
+        && let Some(mut job) = inner.store.find::<Job>(open).await?
+        && !job.state.is_finished()
+    {
+        jobs.push(job.id.clone());
+        let waits = job.state == JobState::Attention || job.failures > 0;
+        if insist && waits && job.state != JobState::Waiting {
+            kick(inner, &mut job);
+            return change.update(&job);
+        }
+        return Ok(change);
+    }
+    let job = issue::job(inner, placement)?;
+    placement.job = Some(job.id.clone());
+    placement.renew_at = None;
+    jobs.push(job.id.clone());
+    change.update(placement)?.insert(&job)
+}
+
+/// Adds jobs that deploy, or takes up those that wait for a later try. One whose rollback failed is taken up only if somebody
+/// asks for just that (`insist`): its snapshot may be the last copy of what was there.
+async fn start_deploys(
+    inner: &Inner,
+    mut change: Change,
+    placement: &Placement,
+    version: &Id<Version>,
+    jobs: &mut Vec<Id<Job>>,
+    insist: bool,
+) -> Result<Change> {
+    let deployments: Vec<Stored<Deployment>> = inner.store.list_by("placement", (&placement.id).into()).await?;
+    for mut deployment in deployments {
+        if deployment.wanted.as_ref() != Some(version) {
+            deployment.wanted = Some(version.clone());
+            change = change.update(&deployment)?;
+        }
+        let unique = deploy::unique_key(&deployment.id);
+        match inner.store.find_by::<Job>("unique_key", unique.into()).await? {
+            Some(mut job) => {
+                jobs.push(job.id.clone());
+                let waits = job.state == JobState::Attention || job.due.is_some_and(|due| due > inner.clock.now());
+                if waits && (insist || deployment.state != DeploymentState::RollbackFailed) {
+                    kick(inner, &mut job);
+                    change = change.update(&job)?;
+                }
+            }
+            None => {
+                let job = deploy::job(inner, &deployment, None).await?;
+                jobs.push(job.id.clone());
+                change = change.insert(&job)?;
+            }
+        }
+    }
+    Ok(change)
+}
+
+fn kick(inner: &Inner, job: &mut Job) {
+    job.state = JobState::Ready;
+    job.due = Some(inner.clock.now());
+    job.failures = 0;
+    job.cancel = false;
+}
+
+fn new_deployment(inner: &Inner, placement: &Placement, target: &TargetRecord) -> Deployment {
+    Deployment {
+        id: Id::mint_at(inner.clock.now()),
+        certificate: placement.certificate.clone(),
+        placement: placement.id.clone(),
+        target: target.id.clone(),
+        current: None,
+        current_fingerprint: None,
+        wanted: None,
+        state: DeploymentState::Pending,
+        error: None,
+        warnings: Vec::new(),
+        proof: None,
+        changed: None,
+        address: None,
+        duration_ms: None,
+        at: None,
+        metadata: std::collections::BTreeMap::new(),
+    }
+}
+
+fn holder(key: &KeyPolicy) -> Holder {
+    match key {
+        KeyPolicy::Made { .. } => Holder::Process,
+        KeyPolicy::External { .. } => Holder::External,
+    }
+}
+
+async fn placements(inner: &Inner, certificate: &Id<Certificate>) -> Result<Vec<Stored<Placement>>> {
+    inner.store.list_by("certificate", certificate.into()).await
+}
+
+fn event(inner: &Inner, actor: &Actor, action: &str, certificate: &Id<Certificate>) -> AuditEvent {
+    AuditEvent::new(inner.clock.now(), actor, action, certificate.as_str())
+}
+
+fn not_issued(certificate: &Certificate) -> Error {
+    Error::new(
+        ErrorKind::Precondition,
+        format!("certificate {} has no version yet, so that there is nothing to deploy", certificate.name),
+    )
+}
+

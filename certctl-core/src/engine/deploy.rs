@@ -1,0 +1,459 @@
+//! The jobs that bring versions to targets: those of one unit are leased, written and reloaded together.
+
+use std::collections::{BTreeMap, HashMap};
+
+use async_trait::async_trait;
+use serde_json::Value;
+use tokio::sync::Mutex;
+
+use crate::{
+    Actor, Context, Effect, Error, ErrorKind, ErrorReport, Id, Result, Retry,
+    engine::{
+        Inner,
+        held::{Held, is_stale, reload},
+        plan::{self, AfterFailure},
+    },
+    random,
+    records::{
+        AuditEvent, Certificate, CertificateStatus, Deployment, DeploymentState, Job, JobState, Place, Placement,
+        TargetRecord, Version,
+    },
+    store::{Change, LeaseUse, StoreExt, Stored},
+    worker::{DeployItem, DeployOutcome, DeployReport, DeployWork, Journal, Work, WorkReport},
+};
+
+pub(super) const KIND: &str = "deploy";
+
+/// A job with nothing in it yet, due now.
+pub(super) fn blank_job(
+    engine: &Inner,
+    kind: &str,
+    subject: &str,
+    certificate: &Id<Certificate>,
+    place: Place,
+) -> Job {
+    let now = engine.clock.now();
+    Job {
+        id: Id::mint_at(now),
+        kind: kind.into(),
+        subject: subject.into(),
+        certificate: certificate.clone(),
+        place,
+        group: None,
+        parent: None,
+        open_children: 0,
+        unique: None,
+        state: JobState::Ready,
+        step: Value::Null,
+        failures: 0,
+        due: Some(now),
+        cancel: false,
+        last_error: None,
+        actor: Actor::engine(),
+        created: now,
+        finished: None,
+    }
+}
+
+/// A job for this deployment, due now.
+pub(super) async fn job(engine: &Inner, deployment: &Deployment, parent: Option<&Id<Job>>) -> Result<Job> {
+    let target = engine.store.find::<TargetRecord>(&deployment.target).await?;
+    let place = target.as_ref().map(|target| target.place.clone()).unwrap_or_default();
+    let mut job = blank_job(engine, KIND, deployment.id.as_str(), &deployment.certificate, place);
+    job.parent = parent.cloned();
+    job.unique = Some(unique_key(&deployment.id).into());
+    if let Some(target) = &target
+        // A target that can't be built is reported by the job itself.
+        && let Ok((built, _)) = engine.catalog.target(target).await
+        && let Some(unit) = built.unit()
+    {
+        let host = target.place.host.as_ref().map_or("", Id::as_str);
+        job.group = Some(format!("{}|{host}|{unit}", job.place.as_column()).into());
+    }
+    Ok(job)
+}
+
+/// What makes the deploy job of a deployment unique.
+pub(super) fn unique_key(deployment: &Id<Deployment>) -> String {
+    format!("deploy:{deployment}")
+}
+
+/// One job of a batch, with its deployment.
+struct One {
+    held: Held,
+    deployment: Option<Stored<Deployment>>,
+    report: Option<DeployReport>,
+    stopped: bool,
+}
+
+/// Deploys a batch of one unit, and commits what became of it.
+pub(super) async fn run(engine: &Inner, batch: Vec<Held>, cx: &Context) -> Result<()> {
+    let mut all = Vec::with_capacity(batch.len());
+    let mut items = Vec::new();
+    for held in batch {
+        let deployment: Option<Stored<Deployment>> = engine.store.find(&Id::parse(&held.job.subject)?).await?;
+        let resumed = !held.job.step.is_null();
+        let stopped = held.job.cancel && !resumed;
+        if let Some(deployment) = &deployment
+            && !stopped
+            && let Some(item) = item(engine, deployment).await?
+        {
+            items.push(item);
+        }
+        all.push(One { held, deployment, report: None, stopped });
+    }
+    let journal = JobJournal { engine, held: Mutex::new(all.iter().map(|one| one.held.clone()).collect()) };
+    if !items.is_empty() {
+        let work = Work::Deploy(DeployWork { items });
+        let WorkReport::Deployed(reports) = engine.worker.execute(cx, work, &journal).await? else {
+            return Err(Error::internal("the worker did not answer with deployments"));
+        };
+        for report in reports {
+            let one = all.iter_mut().find(|one| one.held.job.subject.as_ref() == report.deployment.as_str());
+            if let Some(one) = one {
+                one.stopped |= report.error.as_ref().is_some_and(|e| e.kind == ErrorKind::Cancelled);
+                one.report = Some(report);
+            }
+        }
+    }
+    for (one, held) in all.iter_mut().zip(journal.held.into_inner()) {
+        one.held = held;
+    }
+    commit(engine, all).await
+}
+
+/// What is to be done for a deployment; none if nothing is wanted there.
+async fn item(engine: &Inner, deployment: &Deployment) -> Result<Option<DeployItem>> {
+    let Some(wanted) = &deployment.wanted else { return Ok(None) };
+    let version: Stored<Version> = engine.store.read(wanted).await?;
+    let Some(key) = version.key.clone() else { return Ok(None) };
+    let certificate: Stored<Certificate> = engine.store.read(&deployment.certificate).await?;
+    let target: Stored<TargetRecord> = engine.store.read(&deployment.target).await?;
+    Ok(Some(DeployItem {
+        deployment: deployment.id.clone(),
+        target: target.into_inner(),
+        version: version.id.clone(),
+        chain: version.chain.clone(),
+        key,
+        names: certificate.names.clone(),
+        previous: deployment.current_fingerprint,
+    }))
+}
+
+/// The work item of a deployment, for a dry run.
+pub(super) async fn item_for_plan(engine: &Inner, deployment: &Deployment) -> Result<Option<DeployItem>> {
+    item(engine, deployment).await
+}
+
+/// Commits the results of a batch: deployments, jobs, and the parents that wait for them.
+async fn commit(engine: &Inner, mut all: Vec<One>) -> Result<()> {
+    let spread = f64::from(random::bytes::<1>()[0]) / 255.0;
+    let mut detached: BTreeMap<Id<Job>, u32> = BTreeMap::new();
+    for one in &mut all {
+        conclude(engine, one, spread).await?;
+        if let Some(parent) = one.held.job.parent.take() {
+            *detached.entry(parent).or_default() += 1;
+        }
+    }
+    loop {
+        let mut change: Option<Change> = None;
+        for one in &all {
+            let event = event(engine, one);
+            let so_far = match change {
+                Some(change) => change.event(event),
+                None => Change::new(event),
+            };
+            let so_far = so_far.update(&one.held.job)?.lease(&one.held.lease, LeaseUse::Release);
+            change = Some(match &one.deployment {
+                Some(deployment) => so_far.update(deployment)?,
+                None => so_far,
+            });
+        }
+        let Some(mut change) = change else { return Ok(()) };
+        for (parent, ended) in &detached {
+            if let Some(parent) = wake(engine, parent, *ended).await? {
+                change = change.update(&parent)?;
+            }
+        }
+        // A retry that went well mends its certificate's status; with a parent, that is the parent's business.
+        let mut rolled_up = HashMap::new();
+        for one in all.iter().filter(|one| one.report.is_some()) {
+            let overlay: Vec<&Deployment> =
+                all.iter().filter_map(|one| one.deployment.as_deref()).collect();
+            let id = &one.held.job.certificate;
+            if !rolled_up.contains_key(id)
+                && detached.is_empty()
+                && let Some(certificate) = roll_up_with(engine, id, None, &overlay).await?
+            {
+                rolled_up.insert(id.clone(), certificate);
+            }
+        }
+        for certificate in rolled_up.values() {
+            change = change.update(certificate)?;
+        }
+        match engine.commit(change).await {
+            Ok(_) => return Ok(()),
+            Err(e) if e.kind() == ErrorKind::Conflict && e.context_value("reason") == Some("version") => {
+                for one in &mut all {
+                    refresh(engine, one, &e).await?;
+                }
+            }
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// Reads again what others may have written: the cancel flag of the job, what is wanted of the deployment.
+async fn refresh(engine: &Inner, one: &mut One, conflict: &Error) -> Result<()> {
+    if is_stale(conflict, one.held.job.id.as_str()) {
+        let fresh = reload(engine, &one.held.job.id).await?;
+        one.held.job.cancel = fresh.cancel;
+        one.held.job = one.held.job.clone().at_version(fresh.version());
+    }
+    if let Some(deployment) = &one.deployment
+        && is_stale(conflict, deployment.id.as_str())
+    {
+        let fresh: Option<Stored<Deployment>> = engine.store.find(&deployment.id).await?;
+        one.deployment = fresh.map(|fresh| {
+            // What happened stays; what is wanted is the other's.
+            let mut merged = deployment.clone().at_version(fresh.version());
+            merged.wanted.clone_from(&fresh.wanted);
+            merged
+        });
+        let behind = one.deployment.as_ref().is_some_and(|deployment| deployment.wanted != deployment.current);
+        if behind && one.held.job.state.is_finished() {
+            one.held.job.finished = None;
+            one.held.wait_until(engine.clock.now());
+        }
+    }
+    Ok(())
+}
+
+/// What a report means for the deployment and the job.
+async fn conclude(engine: &Inner, one: &mut One, spread: f64) -> Result<()> {
+    let now = engine.clock.now();
+    let job = &mut one.held.job;
+    job.step = Value::Null;
+    if one.stopped && (job.cancel || one.report.is_none()) {
+        one.held.finish(engine, JobState::Cancelled);
+        return Ok(());
+    }
+    let (Some(report), Some(deployment)) = (&one.report, &mut one.deployment) else {
+        // Nothing is wanted any more.
+        one.held.finish(engine, JobState::Done);
+        return Ok(());
+    };
+    deployment.at = Some(now);
+    deployment.duration_ms = Some(report.duration_ms);
+    deployment.address = Some(report.address.clone());
+    deployment.warnings.clone_from(&report.warnings);
+    deployment.error.clone_from(&report.error);
+    deployment.proof = Some(report.proof.clone());
+    deployment.changed = Some(report.changed.clone());
+    if report.outcome.is_success() {
+        deployment.state =
+            if report.proof.proved { DeploymentState::Proved } else { DeploymentState::Unproved };
+        let version: Stored<Version> = engine.store.read(&report.version).await?;
+        deployment.current_fingerprint = Some(version.fingerprint);
+        deployment.current = Some(report.version.clone());
+        job.failures = 0;
+        job.last_error = None;
+        if deployment.wanted == deployment.current {
+            one.held.finish(engine, JobState::Done);
+        } else {
+            one.held.wait_until(now);
+        }
+        return Ok(());
+    }
+    let lost = report.outcome == DeployOutcome::RollbackFailed;
+    deployment.state = if lost { DeploymentState::RollbackFailed } else { DeploymentState::Failed };
+    job.failures += 1;
+    job.last_error.clone_from(&report.error);
+    let again = match &report.error {
+        Some(error) if !lost => plan::after_failure(&retryable(error), job.failures, now, spread),
+        _ => AfterFailure::Attention,
+    };
+    match again {
+        AfterFailure::Again(at) => one.held.wait_until(at),
+        AfterFailure::Attention => {
+            job.state = JobState::Attention;
+            job.due = None;
+        }
+    }
+    Ok(())
+}
+
+/// What stands in the way of a deployment is on a machine where somebody may mend it: it is worth another try, unless the
+/// input itself is wrong.
+fn retryable(error: &ErrorReport) -> ErrorReport {
+    let retry = match (error.kind, error.retry) {
+        (ErrorKind::Invalid | ErrorKind::Unsupported | ErrorKind::Denied, retry) => retry,
+        (_, Retry::Never) => Retry::Backoff,
+        (_, retry) => retry,
+    };
+    ErrorReport { retry, effect: Effect::None, ..error.clone() }
+}
+
+fn event(engine: &Inner, one: &One) -> AuditEvent {
+    let action = match (&one.report, one.held.job.state) {
+        (_, JobState::Cancelled) => "deployment.cancelled".to_owned(),
+        (Some(report), _) => format!("deployment.{}", report.outcome.as_str()),
+        (None, _) => "deployment.skipped".to_owned(),
+    };
+    let mut event = one.held.event(engine, &action).with("deployment", &*one.held.job.subject);
+    if let Some(deployment) = &one.deployment {
+        event = event.with("target", deployment.target.as_str());
+    }
+    if let Some(report) = &one.report {
+        event = event.with("version", report.version.as_str()).with("proved", report.proof.proved);
+        if let Some(error) = &report.error {
+            event = event.with("error", error.message.as_str());
+        }
+        if let Some(Value::String(warnings)) =
+            (!report.warnings.is_empty()).then(|| Value::from(report.warnings.join("; ")))
+        {
+            event = event.with("warnings", warnings);
+        }
+    }
+    event
+}
+
+/// Saves a job that has ended, or fallen away from its parent, and wakes the parent if this was its last child.
+pub(super) async fn save_and_wake(
+    engine: &Inner,
+    held: &mut Held,
+    event: AuditEvent,
+    then: LeaseUse,
+    parent: Option<&Id<Job>>,
+) -> Result<()> {
+    loop {
+        let woken = match parent {
+            Some(parent) => wake(engine, parent, 1).await?,
+            None => None,
+        };
+        let saved = held
+            .save(engine, event.clone(), then, |change| match &woken {
+                Some(parent) => change.update(parent),
+                None => Ok(change),
+            })
+            .await;
+        match saved {
+            Err(e) if parent.is_some_and(|parent| is_stale(&e, parent.as_str())) => {}
+            done => return done,
+        }
+    }
+}
+
+/// The parent with so many children less; ready if none is left.
+async fn wake(engine: &Inner, parent: &Id<Job>, ended: u32) -> Result<Option<Stored<Job>>> {
+    let Some(mut parent) = engine.store.find::<Job>(parent).await? else { return Ok(None) };
+    parent.open_children = parent.open_children.saturating_sub(ended);
+    if parent.open_children == 0 && parent.state == JobState::Waiting {
+        parent.state = JobState::Ready;
+        parent.due = Some(engine.clock.now());
+    }
+    Ok(Some(parent))
+}
+
+/// The certificate as its deployments make it; none if it stands as it did. `placement` is about to be written and counts
+/// as it is here.
+pub(super) async fn roll_up(
+    engine: &Inner,
+    id: &Id<Certificate>,
+    placement: Option<&Placement>,
+) -> Result<Option<Stored<Certificate>>> {
+    roll_up_with(engine, id, placement, &[]).await
+}
+
+async fn roll_up_with(
+    engine: &Inner,
+    id: &Id<Certificate>,
+    placement: Option<&Placement>,
+    overlay: &[&Deployment],
+) -> Result<Option<Stored<Certificate>>> {
+    let Some(mut certificate) = engine.store.find::<Certificate>(id).await? else { return Ok(None) };
+    if certificate.status == CertificateStatus::Revoked {
+        return Ok(None);
+    }
+    let placements: Vec<Stored<Placement>> = engine.store.list_by("certificate", id.into()).await?;
+    let newest: Vec<_> = placements
+        .iter()
+        .map(|stored| placement.filter(|p| p.id == stored.id).unwrap_or(stored).version.clone())
+        .collect();
+    let deployments: Vec<Stored<Deployment>> = engine.store.list_by("certificate", id.into()).await?;
+    let as_written = deployments
+        .iter()
+        .map(|stored| overlay.iter().copied().find(|d| d.id == stored.id).unwrap_or(stored));
+    let status = plan::status(&newest, as_written.clone());
+    let reason = match status {
+        CertificateStatus::Partial => as_written.into_iter().find_map(|deployment| deployment.error.clone()),
+        _ => None,
+    };
+    if certificate.status == status && certificate.reason == reason {
+        return Ok(None);
+    }
+    certificate.status = status;
+    certificate.reason = reason;
+    certificate.updated = engine.clock.now();
+    Ok(Some(certificate))
+}
+
+/// The worker's journal, kept in the steps of the jobs it works for and fenced by their leases.
+#[derive(Debug)]
+struct JobJournal<'a> {
+    engine: &'a Inner,
+    held: Mutex<Vec<Held>>,
+}
+
+#[async_trait]
+impl Journal for JobJournal<'_> {
+    async fn load(&self) -> Result<Option<Value>> {
+        let held = self.held.lock().await;
+        let entries: serde_json::Map<String, Value> = held
+            .iter()
+            .filter(|held| !held.job.step.is_null())
+            .map(|held| (held.job.subject.to_string(), held.job.step.clone()))
+            .collect();
+        Ok((!entries.is_empty()).then_some(Value::Object(entries)))
+    }
+
+    async fn save(&self, entry: &Value) -> Result<()> {
+        let mut held = self.held.lock().await;
+        let empty = serde_json::Map::new();
+        let entries = entry.as_object().unwrap_or(&empty);
+        loop {
+            let mut change: Option<Change> = None;
+            let mut written = Vec::new();
+            for (index, held) in held.iter_mut().enumerate() {
+                let Some(entry) = entries.get(&*held.job.subject) else { continue };
+                held.job.step = entry.clone();
+                let event = held.event(self.engine, "deployment.begun").with("deployment", &*held.job.subject);
+                let so_far = match change {
+                    Some(change) => change.event(event),
+                    None => Change::new(event),
+                };
+                change = Some(so_far.update(&held.job)?.lease(&held.lease, LeaseUse::Keep));
+                written.push(index);
+            }
+            let Some(change) = change else { return Ok(()) };
+            match self.engine.commit(change).await {
+                Ok(versions) => {
+                    for (index, version) in written.into_iter().zip(versions) {
+                        held[index].job = held[index].job.clone().at_version(version);
+                    }
+                    return Ok(());
+                }
+                Err(e) => {
+                    let stale = held.iter_mut().find(|held| is_stale(&e, held.job.id.as_str()));
+                    let Some(stale) = stale else { return Err(e) };
+                    let fresh = reload(self.engine, &stale.job.id).await?;
+                    if fresh.cancel {
+                        // Nothing is written before the journal is: this is the last moment to stop.
+                        return Err(Error::new(ErrorKind::Cancelled, "stopped as asked, before anything was written"));
+                    }
+                    stale.job = stale.job.clone().at_version(fresh.version());
+                }
+            }
+        }
+    }
+}

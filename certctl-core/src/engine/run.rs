@@ -1,0 +1,284 @@
+//! The one job loop.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use tokio::task::JoinSet;
+
+use crate::{
+    Context, Error, ErrorKind, Id, Result,
+    engine::{
+        Engine, Inner, challenge, deploy,
+        held::{Held, is_conflict, reload},
+        issue::{self, Failure},
+        plan::{self, AfterFailure},
+        schedule,
+    },
+    random,
+    records::{Certificate, Job, JobState, Place},
+    store::{Filter, LeaseRequest, LeaseUse, LeaseWhat, Record, Stored, Test},
+};
+
+/// How long a lease holds without a sign of life.
+const LEASE: Duration = Duration::from_secs(60);
+/// How often a sign of life is given.
+const HEARTBEAT: Duration = Duration::from_secs(20);
+/// How long at most the loop sleeps: what another process on the same store wrote does not wake it.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+impl Engine {
+    /// The one job loop: schedules renewals that are due, and steps jobs until `until` is done. Then it takes nothing new,
+    /// and returns once what it was stepping is at rest: a deployment that has begun ends or is rolled back.
+    ///
+    /// # Errors
+    /// `Internal` only: a store that is away is waited for.
+    pub async fn run(&self, until: impl Future<Output = ()> + Send) -> Result<()> {
+        let inner = &self.inner;
+        let mut tasks = JoinSet::new();
+        let mut changes = inner.changes();
+        let mut housekept = crate::Timestamp::EPOCH;
+        tokio::pin!(until);
+        loop {
+            changes.mark_unchanged();
+            let mut busy = false;
+            let now = inner.clock.now();
+            if tasks.len() < inner.at_once {
+                let turn = async {
+                    let scheduled = schedule::due(inner).await?;
+                    let claimed = inner.claim(None, inner.at_once - tasks.len()).await?;
+                    Ok::<_, Error>((scheduled, claimed))
+                };
+                match turn.await {
+                    Ok((scheduled, claimed)) => {
+                        busy = scheduled > 0 || !claimed.is_empty();
+                        for batch in claimed {
+                            tasks.spawn(inner.clone().work_on(batch));
+                        }
+                    }
+                    Err(e) => {
+                        tracing::error!(error = %e, "the store does not answer; trying again");
+                        inner.clock.pause(Duration::from_millis(500)).await;
+                    }
+                }
+                if now.since(housekept) > Duration::from_secs(3600) || now < housekept {
+                    housekept = now;
+                    if let Err(e) = schedule::prune(inner).await {
+                        tracing::warn!(error = %e, "finished jobs were not pruned");
+                    }
+                }
+            }
+            let full = tasks.len() >= inner.at_once;
+            let next = if busy || full { now } else { schedule::next_due(inner).await.unwrap_or(now + LOOK_AGAIN) };
+            tokio::select! {
+                biased;
+                () = &mut until => break,
+                Some(done) = tasks.join_next(), if !tasks.is_empty() => report(done),
+                _ = changes.changed(), if !full => {}
+                () = inner.clock.sleep_until(next.min(now + LOOK_AGAIN)), if !full && !busy => {}
+                () = std::future::ready(()), if busy && !full => {}
+            }
+            // Whatever else has ended meanwhile.
+            while let Some(done) = tasks.try_join_next() {
+                report(done);
+            }
+        }
+        while let Some(done) = tasks.join_next().await {
+            report(done);
+        }
+        Ok(())
+    }
+}
+
+fn report(done: std::result::Result<(), tokio::task::JoinError>) {
+    if let Err(e) = done {
+        tracing::error!(error = %e, "a job's task ended badly");
+    }
+}
+
+impl Inner {
+    /// Leases jobs that are due here, as batches: those of one group are one batch.
+    pub(crate) async fn claim(&self, certificate: Option<&Id<Certificate>>, limit: usize) -> Result<Vec<Vec<Held>>> {
+        let equal = |column, value| Filter { column, test: Test::Equal, value };
+        let mut filter = vec![equal("place", Place::HERE.into())];
+        if let Some(certificate) = certificate {
+            filter.push(equal("certificate", certificate.into()));
+        }
+        let now = self.clock.now();
+        let request = LeaseRequest {
+            kind: Job::KIND,
+            seat: self.seat.name().to_owned(),
+            now,
+            until: now + LEASE,
+            what: LeaseWhat::Claim { filter, limit },
+        };
+        let mut batches: Vec<Vec<Held>> = Vec::new();
+        let mut groups: HashMap<Box<str>, usize> = HashMap::new();
+        for leased in self.store.lease(&request).await? {
+            let held = Held { job: Stored::<Job>::read(&leased.row)?, lease: leased.lease };
+            match held.job.group.clone() {
+                None => batches.push(vec![held]),
+                Some(group) => {
+                    let index = *groups.entry(group).or_insert(batches.len());
+                    if index == batches.len() {
+                        batches.push(Vec::new());
+                    }
+                    batches[index].push(held);
+                }
+            }
+        }
+        Ok(batches)
+    }
+
+    /// Steps a batch to where it rests. Never fails: what goes wrong is recorded with the jobs.
+    pub(crate) async fn work_on(self: Arc<Self>, batch: Vec<Held>) {
+        let ids: Vec<Id<Job>> = batch.iter().map(|held| held.job.id.clone()).collect();
+        let cx = self.begin(ids.iter().cloned());
+        let beating = self.clone().heartbeat(batch.clone());
+        // In a task of its own, so that a panic in a connector is this job's failure and nobody else's.
+        let stepping = tokio::spawn(step(self.clone(), batch.clone(), cx));
+        let failure = tokio::select! {
+            done = stepping => match done {
+                Ok(result) => result.err(),
+                Err(e) => Some(Failure::from(Error::internal(format!("a connector or the engine panicked: {e}")))),
+            },
+            () = beating => None,
+        };
+        if let Some(failure) = failure {
+            self.record_failure(&batch, failure).await;
+        }
+        self.end(&ids);
+    }
+
+    /// Extends the leases until they are lost; never returns before.
+    async fn heartbeat(self: Arc<Self>, batch: Vec<Held>) {
+        let leases: Vec<_> = batch.iter().map(|held| held.lease.clone()).collect();
+        loop {
+            self.clock.pause(HEARTBEAT).await;
+            let now = self.clock.now();
+            let request = LeaseRequest {
+                kind: Job::KIND,
+                seat: self.seat.name().to_owned(),
+                now,
+                until: now + LEASE,
+                what: LeaseWhat::Extend(leases.clone()),
+            };
+            match self.store.lease(&request).await {
+                Ok(kept) if kept.len() < leases.len() => {
+                    // Lost, or given back by the job's own last commit. Whoever holds it goes on; here the fence stops it
+                    // at the next commit, and a step that has not written anything stops at once.
+                    for held in &batch {
+                        self.ask_to_stop(&held.job.id);
+                    }
+                    std::future::pending::<()>().await;
+                }
+                Ok(_) => {}
+                Err(e) => tracing::warn!(error = %e, "a job's lease could not be extended"),
+            }
+        }
+    }
+
+    /// Records a failure with every job of the batch that is still held here. Waits for a store that is away.
+    async fn record_failure(&self, batch: &[Held], failure: Failure) {
+        if is_conflict(&failure.error, "lease") {
+            // Somebody else has taken over.
+            return;
+        }
+        for held in batch {
+            let mut failure = Some(Failure {
+                error: failure.error.clone(),
+                step: failure.step.clone(),
+                dead: failure.dead.clone(),
+            });
+            let mut pause = Duration::from_millis(100);
+            while let Some(this) = failure.take() {
+                match self.try_record_failure(held, this).await {
+                    Ok(()) => {}
+                    Err(e) if matches!(e.kind(), ErrorKind::Conflict | ErrorKind::NotFound) => {}
+                    Err(e) => {
+                        tracing::error!(job = %held.job.id, error = %e, "a job's failure could not be recorded yet");
+                        self.clock.pause(pause).await;
+                        pause = (pause * 2).min(Duration::from_secs(10));
+                        failure = Some(Failure { error: e, step: None, dead: None });
+                    }
+                }
+            }
+        }
+    }
+
+    async fn try_record_failure(&self, held: &Held, failure: Failure) -> Result<()> {
+        // On top of whatever the job committed last.
+        let mut held = Held { job: reload(self, &held.job.id).await?, lease: held.lease.clone() };
+        if held.job.state.is_finished() {
+            return Ok(());
+        }
+        let report = failure.error.report();
+        held.job.failures += 1;
+        held.job.last_error = Some(report.clone());
+        let cancelled = failure.error.kind() == ErrorKind::Cancelled;
+        let spread = f64::from(random::bytes::<1>()[0]) / 255.0;
+        let now = self.clock.now();
+        match plan::after_failure(&report, held.job.failures, now, spread) {
+            _ if cancelled && !held.job.cancel => held.wait_until(now),
+            AfterFailure::Again(at) => held.wait_until(at),
+            AfterFailure::Attention => {
+                held.job.state = JobState::Attention;
+                held.job.due = None;
+            }
+        }
+        let mut parent = None;
+        if held.job.state == JobState::Attention && &*held.job.kind != issue::KIND {
+            parent = held.job.parent.take();
+        }
+        tracing::warn!(job = %held.job.id, kind = %held.job.kind, error = %failure.error, state = held.job.state.as_str(), "a step failed");
+        let action = if held.job.state == JobState::Attention { "job.attention" } else { "job.failed_step" };
+        issue::failed(self, &mut held, failure, action, LeaseUse::Release).await?;
+        if let Some(parent) = parent {
+            self.fail_parent(&parent, &report).await?;
+        }
+        Ok(())
+    }
+
+    /// A child that can't go on takes its parent along.
+    async fn fail_parent(&self, parent: &Id<Job>, report: &crate::ErrorReport) -> Result<()> {
+        loop {
+            let mut parent = reload(self, parent).await?;
+            parent.state = JobState::Attention;
+            parent.last_error = Some(report.clone());
+            let event = crate::records::AuditEvent::new(
+                self.clock.now(),
+                &crate::Actor::engine(),
+                "job.attention",
+                parent.certificate.as_str(),
+            )
+            .with("job", parent.id.as_str())
+            .with("error", report.message.as_str());
+            match self.commit(crate::store::Change::new(event).update(&parent)?).await {
+                Err(e) if is_conflict(&e, "version") => {}
+                done => return done.map(drop),
+            }
+        }
+    }
+}
+
+async fn step(engine: Arc<Inner>, batch: Vec<Held>, cx: Context) -> Result<(), Failure> {
+    let kind = batch.first().map(|held| held.job.kind.clone()).unwrap_or_default();
+    match &*kind {
+        deploy::KIND => Ok(deploy::run(&engine, batch, &cx).await?),
+        issue::KIND => {
+            for held in batch {
+                Box::pin(issue::run(&engine, held, &cx)).await?;
+            }
+            Ok(())
+        }
+        challenge::PRESENT | challenge::RETRACT => {
+            for held in batch {
+                challenge::run(&engine, held, &cx).await?;
+            }
+            Ok(())
+        }
+        other => Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("this program does not know jobs of the kind {other:?}: a newer one made it"),
+        )
+        .into()),
+    }
+}

@@ -1,0 +1,95 @@
+//! What comes by itself: renewals that are due, and the end of old jobs.
+
+use std::time::Duration;
+
+use crate::{
+    Actor, ErrorKind, Result, Timestamp,
+    engine::{Inner, issue},
+    records::{AuditEvent, Job, Place, Placement},
+    store::{Change, Direction, Query, StoreExt, Stored, Test},
+};
+
+/// How many renewals are scheduled in one transaction.
+const PAGE: usize = 1_000;
+/// How long finished jobs are kept.
+const KEEP: Duration = Duration::from_secs(7 * 86_400);
+
+/// Makes a job for each placement whose renewal is due; gives how many.
+pub(crate) async fn due(engine: &Inner) -> Result<usize> {
+    let now = engine.clock.now();
+    let query = Query::of::<Placement>()
+        .filter("renew_at", Test::AtMost, now)
+        .order("renew_at", Direction::Ascending)
+        .limit(PAGE);
+    let (mut placements, _) = engine.store.list::<Placement>(query).await?;
+    let mut jobs: Vec<Job> = Vec::with_capacity(placements.len());
+    for placement in &mut placements {
+        let job = issue::job(engine, placement)?;
+        placement.job = Some(job.id.clone());
+        placement.renew_at = None;
+        jobs.push(job);
+    }
+    while !placements.is_empty() {
+        let event = AuditEvent::new(now, &Actor::engine(), "renewals.scheduled", jobs[0].certificate.as_str())
+            .with("count", jobs.len());
+        let mut change = Change::new(event);
+        for (placement, job) in placements.iter().zip(&jobs) {
+            change = change.update(placement)?.insert(job)?;
+        }
+        match engine.commit(change).await {
+            Ok(_) => return Ok(jobs.len()),
+            Err(e) if e.kind() == ErrorKind::Conflict => {
+                // Somebody was faster with this one: go on without it.
+                let id = e.context_value("id").unwrap_or_default().to_owned();
+                let before = placements.len();
+                let taken = placements.iter().zip(&jobs).position(|(p, j)| p.id.as_str() == id || j.id.as_str() == id);
+                if let Some(taken) = taken {
+                    placements.remove(taken);
+                    jobs.remove(taken);
+                }
+                if placements.len() == before {
+                    return Err(e);
+                }
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(0)
+}
+
+/// When the next job or renewal of this process is due.
+pub(crate) async fn next_due(engine: &Inner) -> Result<Timestamp> {
+    let now = engine.clock.now();
+    let jobs = Query::of::<Job>()
+        .filter("place", Test::Equal, Place::HERE)
+        .filter("due", Test::Greater, now)
+        .order("due", Direction::Ascending)
+        .limit(1);
+    let (jobs, _) = engine.store.list::<Job>(jobs).await?;
+    let renewals = Query::of::<Placement>()
+        .filter("renew_at", Test::Greater, now)
+        .order("renew_at", Direction::Ascending)
+        .limit(1);
+    let (renewals, _) = engine.store.list::<Placement>(renewals).await?;
+    let job = jobs.first().and_then(|job| job.due);
+    let renewal = renewals.first().and_then(|placement| placement.renew_at);
+    let never = Timestamp::from_millis(i64::MAX);
+    Ok(job.unwrap_or(never).min(renewal.unwrap_or(never)))
+}
+
+/// Deletes finished jobs that are old.
+pub(crate) async fn prune(engine: &Inner) -> Result<()> {
+    let now = engine.clock.now();
+    loop {
+        let query = Query::of::<Job>()
+            .filter("finished", Test::Less, now - KEEP)
+            .order("finished", Direction::Ascending)
+            .limit(PAGE);
+        let (old, _): (Vec<Stored<Job>>, _) = engine.store.list(query).await?;
+        let Some(first) = old.first() else { return Ok(()) };
+        let event = AuditEvent::new(now, &Actor::engine(), "jobs.pruned", first.id.as_str())
+            .with("count", old.len());
+        engine.commit(old.iter().fold(Change::new(event), Change::delete)).await?;
+    }
+}
+
