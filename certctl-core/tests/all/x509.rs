@@ -13,6 +13,7 @@ fn san(text: &str) -> Result<SubjectAltName, Error> {
 }
 
 /// The one violation of an error that must be `Invalid`.
+#[allow(clippy::needless_pass_by_value)]
 fn refused(error: Error, pointer: &str, message: &str, remedy: &str) {
     assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
     let violations = error.violations();
