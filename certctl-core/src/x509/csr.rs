@@ -235,7 +235,10 @@ fn requested_names(request: &X509CertificationRequest<'_>) -> Result<Vec<Subject
             _ => return wrong("the subject alternative names are malformed", "make the request anew"),
         },
         _ => {
-            return wrong("the request has its names twice", "ask for one subject alternative name extension");
+            return wrong(
+                "the request has its names twice",
+                "ask for one subject alternative name extension",
+            );
         }
     };
     let mut out = Vec::new();
