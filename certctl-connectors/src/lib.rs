@@ -1,1 +1,4 @@
 //! connectors
+
+#[cfg(feature = "sqlite")]
+pub mod stores;

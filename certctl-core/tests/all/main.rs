@@ -6,3 +6,6 @@
 mod ca;
 mod openssl;
 mod x509;
+//! The integration tests of certctl-core.
+
+mod store;
