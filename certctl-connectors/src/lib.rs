@@ -1,1 +1,3 @@
-//! connectors
+//! Issuers, targets, stores, hosts and key stores for certctl.
+
+pub mod hosts;
