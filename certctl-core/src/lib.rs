@@ -11,6 +11,8 @@ pub mod records;
 mod secret;
 mod signer;
 pub mod store;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 mod time;
 mod x509;
 
