@@ -1,11 +1,11 @@
-//! Everything that certctl-core's tests need one binary for.
+//! The integration tests of certctl-core, in one binary: each further one links the crypto again.
 
 // clippy.toml exempts test functions, but not the helpers beside them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
 mod ca;
+mod clock;
+mod host;
 mod openssl;
-mod x509;
-//! The integration tests of certctl-core.
-
 mod store;
+mod x509;
