@@ -22,6 +22,8 @@ mod state;
 mod signer;
 pub mod store;
 pub mod target;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 mod time;
 pub mod worker;
 mod x509;

@@ -25,6 +25,15 @@ pub struct Write {
     pub row: Option<(Vec<ColumnValue>, String)>,
 }
 
+/// What a change is made of, for stores.
+#[derive(Debug)]
+pub struct Parts {
+    /// The writes, in order.
+    pub writes: Vec<Write>,
+    /// The leases that must be held, and what becomes of them.
+    pub leases: Vec<(Lease, LeaseUse)>,
+}
+
 /// What must hold for a write to happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expect {
@@ -100,11 +109,11 @@ impl Change {
     ///
     /// # Errors
     /// `Internal` if an event has no JSON form.
-    pub fn into_parts(mut self) -> Result<(Vec<Write>, Vec<(Lease, LeaseUse)>)> {
+    pub fn into_parts(mut self) -> Result<Parts> {
         for event in std::mem::take(&mut self.events) {
             self = self.put(&event, Expect::Absent)?;
         }
-        Ok((self.writes, self.leases))
+        Ok(Parts { writes: self.writes, leases: self.leases })
     }
 
     fn put<R: Record>(mut self, record: &R, expect: Expect) -> Result<Self> {

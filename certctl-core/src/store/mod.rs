@@ -4,6 +4,7 @@
 //! no [`Change`] without the audit event that explains it.
 
 mod change;
+mod check;
 mod ext;
 mod memory;
 
@@ -15,15 +16,17 @@ use serde_json::Value;
 
 use crate::{Result, Timestamp};
 
-pub use change::{Change, Expect, LeaseUse, Write};
+pub use change::{Change, Expect, LeaseUse, Parts, Write};
+pub use check::Refusal;
 pub use ext::{StoreExt, Stored};
+pub use memory::MemoryStore;
 
 /// Where records live. Memory, SQLite and PostgreSQL implement it and pass one conformance suite
 /// (`certctl_core::testkit::store`).
 #[async_trait]
 pub trait Store: Send + Sync + Debug {
     /// Creates what is missing and brings older rows up to date. Called before anything else; may be called again with
-    /// further kinds.
+    /// further kinds. The table of audit events is opened in any case.
     ///
     /// # Errors
     /// `Precondition` if a table was written by a newer program; nothing is changed then.
@@ -35,10 +38,13 @@ pub trait Store: Send + Sync + Debug {
     /// Rows, ids or counts.
     ///
     /// # Errors
-    /// `Invalid` for a column that the kind does not have, or a cursor of another query.
+    /// `Invalid` for a column that the kind does not have, a value of another type than the column's, a limit of zero,
+    /// or a cursor of another query.
     async fn query(&self, query: &Query) -> Result<Page>;
 
-    /// Writes everything or nothing, durably.
+    /// Writes everything or nothing, durably. The writes happen in order: a unique value that one of them frees can be
+    /// taken by a later one. A lease that the change names must be held, which an expired one is for as long as nobody
+    /// else has taken the row (or its group).
     ///
     /// Gives the new version of each written row, in the order of the writes (0 for a deletion).
     ///
@@ -47,8 +53,12 @@ pub trait Store: Send + Sync + Debug {
     /// `reason` = `exists`, `version`, `missing`, `unique` or `lease`. Nothing was written then.
     async fn commit(&self, change: Change) -> Result<Vec<u64>>;
 
-    /// Takes or extends leases. Rows whose group is leased by somebody are passed over; rows of one group are taken
-    /// together, even beyond the limit.
+    /// Takes or extends leases. Rows whose group is leased by somebody, the same seat included, are passed over; the
+    /// rows of one group that are due and match are taken together, even beyond the limit. Taking a group ends what
+    /// expired leases there are in it.
+    ///
+    /// # Errors
+    /// `Invalid` for a kind without [`Kind::leasing`], or a filter that is not [`Test::Equal`].
     async fn lease(&self, request: &LeaseRequest) -> Result<Vec<Leased>>;
 
     /// A place at this store for the life of this process. Whoever had the same seat before is dead for certain, so
@@ -258,7 +268,7 @@ pub struct Query {
     pub kind: &'static Kind,
     /// All must hold.
     pub filter: Vec<Filter>,
-    /// The order; ties, and no order at all, are ordered by id.
+    /// The order, by a column or `id`. Ties are ordered by id in the same direction; no order at all is by id, ascending.
     pub order: Option<(&'static str, Direction)>,
     /// Where the page before ended.
     pub after: Option<Cursor>,
@@ -389,6 +399,14 @@ pub struct LeaseRequest {
     pub what: LeaseWhat,
 }
 
+impl LeaseRequest {
+    /// For stores: what the names of this seat's occupants begin with; see [`Seat`].
+    pub fn seat_prefix(&self) -> String {
+        let number = self.seat.split_once('/').map_or(&*self.seat, |(number, _)| number);
+        format!("{number}/")
+    }
+}
+
 /// What a [`LeaseRequest`] wants.
 #[derive(Clone, Debug)]
 pub enum LeaseWhat {
@@ -414,7 +432,7 @@ pub struct Lease {
     pub id: Box<str>,
     /// Grows with each claim of the row.
     pub token: u64,
-    /// Until when it holds.
+    /// Until when it holds. From then on others may take the row.
     pub until: Timestamp,
 }
 

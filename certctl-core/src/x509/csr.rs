@@ -31,6 +31,8 @@ struct Inner {
 impl Csr {
     /// The largest request that is read, in octets.
     pub const MAX_LEN: usize = 64 * 1024;
+    /// The most names that a request has.
+    pub const MAX_NAMES: usize = 1000;
 
     /// Makes a request for these names, signed by the key that it is for. The subject has the common name alone, or
     /// nothing.
@@ -58,7 +60,7 @@ impl Csr {
     /// As for [`Csr::from_der`] and [`Csr::from_pem`].
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         pem::check_size(bytes, Self::MAX_LEN, WHAT)?;
-        // DER begins with a SEQUENCE, which no text begins with... except one whose first character is a zero.
+        // DER begins with a SEQUENCE, whose octet is also the digit zero; but no key or signature is ASCII throughout.
         if bytes.first() == Some(&0x30) && !bytes.is_ascii() {
             Self::from_der(bytes)
         } else {
@@ -235,9 +237,16 @@ fn requested_names(request: &X509CertificationRequest<'_>) -> Result<Vec<Subject
             _ => return wrong("the subject alternative names are malformed", "make the request anew"),
         },
         _ => {
-            return wrong("the request has its names twice", "ask for one subject alternative name extension");
+            return wrong(
+                "the request has its names twice",
+                "ask for one subject alternative name extension",
+            );
         }
     };
+    if names.len() > Csr::MAX_NAMES {
+        let remedy = format!("ask for at most {} names in one request", Csr::MAX_NAMES);
+        return wrong(&format!("the request has {} names", names.len()), &remedy);
+    }
     let mut out = Vec::new();
     let mut violations = Vec::new();
     for (index, name) in names.iter().enumerate() {

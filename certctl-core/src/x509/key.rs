@@ -312,6 +312,9 @@ impl PublicKey {
 
     pub(crate) fn from_parsed(spki: &SubjectPublicKeyInfo<'_>) -> Result<Self> {
         let bits = spki.subject_public_key.data.as_ref();
+        if spki.subject_public_key.unused_bits != 0 {
+            return Err(Error::invalid_field("", "the public key is not whole octets", "make a new key"));
+        }
         let kind = kind_of(spki)?;
         Self::from_bits(kind, bits).ok_or_else(|| {
             let remedy = "make a new key; a point on a curve must be uncompressed (RFC 5480 section 2.2)";

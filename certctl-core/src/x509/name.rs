@@ -126,9 +126,6 @@ impl SubjectAltName {
 
     /// From a parsed certificate or request; `None` if its type is not among ours.
     pub(crate) fn from_general_name(name: &GeneralName<'_>) -> Option<Result<Self>> {
-        let malformed = |what: &str| {
-            Err(Error::invalid_field("", format!("a {what} of it can't be read"), "make the request anew"))
-        };
         Some(match name {
             GeneralName::DNSName(text) => Self::dns(text),
             GeneralName::RFC822Name(text) => Self::email(text),
@@ -145,7 +142,9 @@ impl SubjectAltName {
                 }
             }
             // DNS, email and URI that are not even text.
-            GeneralName::Invalid(tag, _) if [1, 2, 6].contains(&tag.0) => malformed("name"),
+            GeneralName::Invalid(tag, _) if [1, 2, 6].contains(&tag.0) => {
+                Err(Error::invalid_field("", "a name is not text", "make it anew with names in ASCII"))
+            }
             _ => return None,
         })
     }

@@ -1,0 +1,5 @@
+//! Where records live on disk.
+
+mod sqlite;
+
+pub use sqlite::SqliteStore;

@@ -1,0 +1,9 @@
+//! What integrators and the project's own tests check their implementations with: a conformance suite for each trait, a
+//! clock that stands still, hosts and issuers that fail on demand.
+//!
+//! A suite is one function that panics where the implementation breaks the contract.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+pub mod clock;
+pub mod host;
+pub mod store;

@@ -1,0 +1,11 @@
+//! The integration tests of certctl-core, in one binary: each further one links the crypto again.
+
+// clippy.toml exempts test functions, but not the helpers beside them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
+
+mod ca;
+mod clock;
+mod host;
+mod openssl;
+mod store;
+mod x509;
