@@ -18,13 +18,14 @@ mod keys;
 mod random;
 pub mod records;
 mod secret;
-mod state;
 mod signer;
+mod state;
 pub mod store;
 pub mod target;
 #[cfg(feature = "testkit")]
 pub mod testkit;
 mod time;
+pub mod tls;
 pub mod worker;
 mod x509;
 
@@ -45,8 +46,8 @@ pub use issuer::{
 };
 pub use keys::{Key, Keys, MemoryKeys};
 pub use secret::{Sealed, SealedAt, SealedOnly, Sealer, Secret, SecretRef, Secrets};
-pub use target::{FileTarget, Target, WriteMode};
 pub use signer::Signer;
+pub use target::{FileTarget, Target, WriteMode};
 pub use time::{Lifetime, Timestamp};
 pub use worker::{LocalWorker, Worker};
 pub use x509::{
