@@ -2,5 +2,7 @@
 
 #[cfg(feature = "local-host")]
 pub mod hosts;
+pub mod issuers;
 #[cfg(feature = "sqlite")]
 pub mod stores;
+pub mod targets;

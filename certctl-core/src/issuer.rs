@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::{
     Chain, Context, Csr, Error, Id, KeyAlgorithm, Lifetime, Result, SubjectAltName, Timestamp,
+    X509Certificate,
     records::{Attempt, Profile},
 };
 
@@ -40,6 +41,13 @@ pub trait Issuer: Send + Sync + Debug {
     async fn revoke(&self, cx: &Context, chain: &Chain, reason: RevocationReason) -> Result<()> {
         let (_, _, _) = (cx, chain, reason);
         Err(Error::unsupported(format!("the issuer kind {} can't revoke", self.kind())))
+    }
+
+    /// The certificates that a relying party must trust to trust what this CA issues: its roots. Empty for a CA whose
+    /// roots everybody has, or that does not say.
+    async fn trust_anchors(&self, cx: &Context) -> Result<Vec<X509Certificate>> {
+        let _ = cx;
+        Ok(Vec::new())
     }
 
     /// When the CA wants this certificate renewed (RFC 9773), if it has an opinion.

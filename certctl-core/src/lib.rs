@@ -45,6 +45,7 @@ pub use issuer::{
     RevocationReason, issue,
 };
 pub use keys::{Key, Keys, MemoryKeys};
+pub use random::bytes as random_bytes;
 pub use secret::{Sealed, SealedAt, SealedOnly, Sealer, Secret, SecretRef, Secrets};
 pub use signer::Signer;
 pub use target::{FileTarget, Target, WriteMode};

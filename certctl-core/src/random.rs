@@ -4,7 +4,7 @@
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
 /// Fills an array with random bytes.
-pub(crate) fn bytes<const N: usize>() -> [u8; N] {
+pub fn bytes<const N: usize>() -> [u8; N] {
     let mut out = [0; N];
     // Fails only where the operating system has no randomness, and then nothing here may go on.
     #[allow(clippy::expect_used)]
