@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     Bundle, Chain, Error, ErrorKind, FileTarget, Fingerprint, Result, Secret,
-    host::{FileSpec, HostPath, Staged},
+    host::{FileSpec, Staged},
     target::{FileRole, Plan, PlannedChange},
 };
 
@@ -64,15 +64,15 @@ impl<T: FileTarget> OnHost<T> {
         }
         self.sweep(changes.iter().map(|change| &change.found.destination)).await?;
         self.set_swept(false);
-        let mut staged = self.stage(&changes).await?;
+        let staged = self.stage(&changes).await?;
         for (written, change) in changes.iter().enumerate() {
             let destination = &change.found.destination;
-            let (step, put) = match staged.iter().position(|one| one.destination == *destination) {
-                Some(at) => ("swap", self.host.swap(&staged.remove(at)).await),
+            let (step, put) = match staged.iter().find(|one| one.destination == *destination) {
+                Some(one) => ("swap", self.host.swap(one).await),
                 None => ("overwrite", self.host.overwrite(destination, &change.content).await),
             };
             if let Err(error) = put {
-                // The staged file itself is still there, unless it was swapped after all.
+                // Those that were swapped are gone from where they waited, which is fine.
                 self.unstage(&staged).await;
                 return Err(error.with("step", step).with("file", destination).with("written", written));
             }

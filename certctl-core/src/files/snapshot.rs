@@ -2,17 +2,18 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{MAX_FILE, OnHost, leftovers::restoring};
+use super::{
+    MAX_FILE, OnHost,
+    leftovers::restoring,
+    look::{Found, noun},
+};
 use crate::{
-    Error, ErrorKind, FileTarget, Result, Secret, WriteMode,
-    host::{FileKind, FileSpec, HostPath},
+    Error, ErrorKind, FileTarget, Result, WriteMode,
+    host::{FileKind, HostPath},
     target::Snapshot,
 };
 
-/// The file that says what a snapshot holds; written last, so that a snapshot without it is not whole.
-const COMPLETE: &str = "complete";
-
-/// What a snapshot holds: in [`Snapshot::state`] and in the snapshot's own directory.
+/// What a snapshot holds: [`Snapshot::state`].
 #[derive(Debug, Serialize, Deserialize)]
 struct Kept {
     dir: HostPath,
@@ -35,7 +36,7 @@ struct KeptCopy {
 }
 
 impl<T: FileTarget> OnHost<T> {
-    /// Copies what is there into a directory beside the first file.
+    /// Copies what is there into a directory beside the first file; a leftover of that name is replaced.
     pub(super) async fn keep_files(&self, name: &str) -> Result<Snapshot> {
         if name.is_empty() || name.len() > 200 || name.contains(['/', '\\']) {
             let remedy = "use an id: letters, digits, '-', '_' and '.'";
@@ -44,32 +45,33 @@ impl<T: FileTarget> OnHost<T> {
         let files = self.look_to_write(self.target.layout().files).await?;
         let first = files.first().ok_or_else(|| Error::internal("the target has no files"))?;
         let dir = first.destination.parent().join(&format!(".certctl-{name}"))?;
-        if let Some(kept) = self.kept_before(&dir).await? {
-            // Somebody was interrupted here, perhaps while files were staged.
-            self.set_swept(false);
-            return kept.into_snapshot();
-        }
+        // Files are staged only while there is a snapshot: without one, nobody was interrupted in that.
+        self.set_swept(!self.throw_away(&dir).await?);
         self.host.make_dir(&dir).await?;
-        let mut kept = Kept { dir, files: Vec::with_capacity(files.len()) };
+        match self.copy_all(&dir, files).await {
+            Ok(files) => Kept { dir, files }.into_snapshot(),
+            Err(error) => {
+                // Nobody learns of it, and nobody would remove it. If that fails as well, the next one replaces it.
+                let _ = self.clear(&dir).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn copy_all(&self, dir: &HostPath, files: Vec<Found>) -> Result<Vec<KeptFile>> {
+        let mut kept = Vec::with_capacity(files.len());
         for (number, found) in files.into_iter().enumerate() {
             let copy = match found.stat {
                 Some(stat) => {
-                    let path = kept.dir.join(&number.to_string())?;
+                    let path = dir.join(&number.to_string())?;
                     self.host.copy(&found.destination, &path).await?;
                     Some(KeptCopy { path, mode: stat.mode, owner: (stat.uid, stat.gid) })
                 }
                 None => None,
             };
-            kept.files.push(KeptFile { destination: found.destination, copy });
+            kept.push(KeptFile { destination: found.destination, copy });
         }
-        let list = serde_json::to_vec(&kept).map_err(encoding_failed)?;
-        let complete = kept.dir.join(COMPLETE)?;
-        let spec = FileSpec { mode: 0o600, owner: None };
-        let staged = self.host.stage(&complete, &spec, &Secret::new(list)).await?;
-        self.host.swap(&staged).await?;
-        // Nothing is staged under a name before its snapshot is whole, so nothing can have been left behind either.
-        self.set_swept(true);
-        kept.into_snapshot()
+        Ok(kept)
     }
 
     /// Brings every file back, as far as possible; the snapshot stays, so that this may be repeated.
@@ -116,9 +118,8 @@ impl<T: FileTarget> OnHost<T> {
             Ok(()) => self.host.rename(&waiting, &file.destination).await,
             failed => failed,
         };
-        if put.is_err() {
-            // A key must not lie about; what is gone already is fine.
-            let _ = self.host.remove(&waiting).await;
+        if put.is_err() && self.host.remove(&waiting).await.is_err() {
+            self.set_swept(false);
         }
         put
     }
@@ -126,39 +127,29 @@ impl<T: FileTarget> OnHost<T> {
     /// Removes the snapshot, and what an interrupted run left beside the destinations.
     pub(super) async fn forget(&self, snapshot: &Snapshot) -> Result<()> {
         let kept = Kept::read(snapshot)?;
-        // First of all: what is half removed must not be taken for whole.
-        self.host.remove(&kept.dir.join(COMPLETE)?).await?;
+        // The directory goes last: it says that there may be something to sweep.
+        self.sweep(kept.destinations()).await?;
         for copy in kept.files.iter().filter_map(|file| file.copy.as_ref()) {
             self.host.remove(&copy.path).await?;
         }
         if self.host.remove(&kept.dir).await.is_err() {
             self.clear(&kept.dir).await?;
         }
-        self.sweep(kept.destinations()).await?;
         // From here on, somebody else may have a turn.
         self.set_swept(false);
         Ok(())
     }
 
-    /// The snapshot that is in `dir` already; one that is not whole is thrown away.
-    async fn kept_before(&self, dir: &HostPath) -> Result<Option<Kept>> {
-        let Some(stat) = self.host.stat(dir).await? else { return Ok(None) };
-        let unusable = |why: &str| {
-            let message = format!("{dir} {why}; look at it, and move it away");
-            Error::new(ErrorKind::Precondition, message).with("step", "snapshot").with("file", dir)
-        };
-        if stat.kind != FileKind::Directory {
-            return Err(unusable("is where a snapshot belongs, and no directory"));
+    /// Removes a snapshot that somebody left in `dir`; whether there was one.
+    async fn throw_away(&self, dir: &HostPath) -> Result<bool> {
+        match self.host.stat(dir).await? {
+            None => Ok(false),
+            Some(stat) if stat.kind == FileKind::Directory => self.clear(dir).await.map(|()| true),
+            Some(stat) => {
+                let message = format!("{dir} is {}; move it away: snapshots belong there", noun(stat.kind));
+                Err(Error::new(ErrorKind::Precondition, message).with("step", "snapshot").with("file", dir))
+            }
         }
-        let complete = dir.join(COMPLETE)?;
-        if self.host.stat(&complete).await?.is_none() {
-            self.clear(dir).await?;
-            return Ok(None);
-        }
-        let list = self.host.read(&complete, MAX_FILE).await?;
-        let kept: Kept = serde_json::from_slice(list.expose())
-            .map_err(|error| unusable("is a snapshot whose list of files does not read").with_source(error))?;
-        Ok(Some(kept))
     }
 
     async fn clear(&self, dir: &HostPath) -> Result<()> {
@@ -187,11 +178,9 @@ impl Kept {
     }
 
     fn into_snapshot(self) -> Result<Snapshot> {
-        let state = serde_json::to_value(&self).map_err(encoding_failed)?;
+        let state = serde_json::to_value(&self).map_err(|error| {
+            Error::internal("a snapshot's list of files has no JSON form").with_source(error)
+        })?;
         Ok(Snapshot { place: self.dir.to_string(), state })
     }
-}
-
-fn encoding_failed(error: serde_json::Error) -> Error {
-    Error::internal("writing a snapshot's list of files failed").with_source(error)
 }
