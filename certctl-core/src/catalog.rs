@@ -101,6 +101,8 @@ impl Catalog {
 fn undeclared(noun: &str, name: &str) -> Error {
     Error::new(
         ErrorKind::Precondition,
-        format!("the {noun} {name} was declared by a program, and this one does not: declare it again, or store it"),
+        format!(
+            "the {noun} {name} was declared by a program, and this one does not: declare it again, or store it"
+        ),
     )
 }

@@ -102,7 +102,6 @@ pub struct TargetKind {
     connect: fn(&Value, Site) -> Result<Arc<dyn Target>>,
 }
 
-
 impl IssuerKind {
     /// The row for this configuration.
     pub const fn of<C: IssuerConfig>() -> Self {

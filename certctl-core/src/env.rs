@@ -73,7 +73,9 @@ impl Hosts for NoHosts {
             ErrorKind::Precondition,
             match id {
                 Some(id) => format!("this program reaches no hosts, and {id} is asked for"),
-                None => "this program was built without access to its own machine (feature local-host)".to_owned(),
+                None => {
+                    "this program was built without access to its own machine (feature local-host)".to_owned()
+                }
             },
         ))
     }

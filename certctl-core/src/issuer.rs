@@ -143,7 +143,9 @@ pub async fn issue(issuer: &dyn Issuer, cx: &Context, csr: Csr, profile: Profile
         progress = match progress {
             Progress::Issued { chain } => {
                 let check = chain.check(order.csr.public_key(), &order.names, cx.clock.now());
-                check.map_err(|e| Error::new(crate::ErrorKind::BadResponse, format!("not what was asked for: {e}")))?;
+                check.map_err(|e| {
+                    Error::new(crate::ErrorKind::BadResponse, format!("not what was asked for: {e}"))
+                })?;
                 return Ok(chain);
             }
             Progress::Waiting { handle, at } => {

@@ -14,7 +14,7 @@ use crate::{
     engine::{Engine, Inner},
     home::{Home, IntoHome},
     records::{AuditEvent, IssuerRecord, KINDS, TargetRecord},
-    store::{Change, Record, Store, StoreExt, Stored},
+    store::{Change, Record, StoreExt, Stored},
     worker::{LocalWorker, Solver, Worker},
 };
 

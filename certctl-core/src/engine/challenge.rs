@@ -21,7 +21,8 @@ pub(super) const RETRACT: &str = "retract";
 
 /// A job that presents, for `parent` to wait for.
 pub(super) fn present_job(engine: &Inner, parent: &Job, challenge: &Challenge) -> Result<Job> {
-    let mut job = deploy::blank_job(engine, PRESENT, parent.id.as_str(), &parent.certificate, Place::default());
+    let mut job =
+        deploy::blank_job(engine, PRESENT, parent.id.as_str(), &parent.certificate, Place::default());
     job.parent = Some(parent.id.clone());
     job.step = step(challenge)?;
     Ok(job)

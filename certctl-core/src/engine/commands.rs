@@ -3,13 +3,12 @@
 use crate::{
     Actor, Error, ErrorKind, Id, Permission, Result,
     engine::{
-        CertificateSpec, Engine, EventStream, Inner, JobWatch, deploy,
-        issue, plan,
+        CertificateSpec, Engine, EventStream, Inner, JobWatch, deploy, issue, plan,
         spec::{self, Wanted},
     },
     records::{
-        AuditEvent, Certificate, CertificateStatus, Deployment, DeploymentState, Holder, Job, JobState, KeyPolicy,
-        Placement, TargetRecord, Version,
+        AuditEvent, Certificate, CertificateStatus, Deployment, DeploymentState, Holder, Job, JobState,
+        KeyPolicy, Placement, TargetRecord, Version,
     },
     store::{Change, Store, StoreExt, Stored},
     target::Plan,
@@ -135,7 +134,9 @@ impl Engine {
                     format!("job {} is {}, so that there is nothing to take up", job.id, job.state.as_str()),
                 ));
             }
-            let change = Change::new(event(inner, actor, "job.retried", &job.certificate).with("job", job.id.as_str()));
+            let change = Change::new(
+                event(inner, actor, "job.retried", &job.certificate).with("job", job.id.as_str()),
+            );
             kick(inner, &mut job);
             inner.commit(change.update(&job)?).await?;
             Ok(self.watch(job.certificate.clone(), vec![job.id.clone()]))
@@ -158,7 +159,8 @@ impl Engine {
                 if job.state.is_finished() {
                     return Ok(());
                 }
-                let event = event(inner, actor, "job.cancel_requested", &job.certificate).with("job", job.id.as_str());
+                let event = event(inner, actor, "job.cancel_requested", &job.certificate)
+                    .with("job", job.id.as_str());
                 job.cancel = true;
                 if job.state != JobState::Waiting {
                     // It has to be stepped to obey.
@@ -229,7 +231,9 @@ async fn again_if_stale<T>(attempt: impl AsyncFn() -> Result<T>) -> Result<T> {
     loop {
         match attempt().await {
             Err(e)
-                if e.kind() == ErrorKind::Conflict && e.context_value("expected").is_none() && tries < TRIES =>
+                if e.kind() == ErrorKind::Conflict
+                    && e.context_value("expected").is_none()
+                    && tries < TRIES =>
             {
                 tries += 1;
             }
@@ -426,7 +430,8 @@ async fn start_deploys(
     jobs: &mut Vec<Id<Job>>,
     insist: bool,
 ) -> Result<Change> {
-    let deployments: Vec<Stored<Deployment>> = inner.store.list_by("placement", (&placement.id).into()).await?;
+    let deployments: Vec<Stored<Deployment>> =
+        inner.store.list_by("placement", (&placement.id).into()).await?;
     for mut deployment in deployments {
         if deployment.wanted.as_ref() != Some(version) {
             deployment.wanted = Some(version.clone());
@@ -436,7 +441,8 @@ async fn start_deploys(
         match inner.store.find_by::<Job>("unique_key", unique.into()).await? {
             Some(mut job) => {
                 jobs.push(job.id.clone());
-                let waits = job.state == JobState::Attention || job.due.is_some_and(|due| due > inner.clock.now());
+                let waits =
+                    job.state == JobState::Attention || job.due.is_some_and(|due| due > inner.clock.now());
                 if waits && (insist || deployment.state != DeploymentState::RollbackFailed) {
                     kick(inner, &mut job);
                     change = change.update(&job)?;
@@ -501,4 +507,3 @@ fn not_issued(certificate: &Certificate) -> Error {
         format!("certificate {} has no version yet, so that there is nothing to deploy", certificate.name),
     )
 }
-

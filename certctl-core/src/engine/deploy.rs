@@ -15,8 +15,8 @@ use crate::{
     },
     random,
     records::{
-        AuditEvent, Certificate, CertificateStatus, Deployment, DeploymentState, Job, JobState, Place, Placement,
-        TargetRecord, Version,
+        AuditEvent, Certificate, CertificateStatus, Deployment, DeploymentState, Job, JobState, Place,
+        Placement, TargetRecord, Version,
     },
     store::{Change, LeaseUse, StoreExt, Stored},
     worker::{DeployItem, DeployOutcome, DeployReport, DeployWork, Journal, Work, WorkReport},
@@ -91,7 +91,8 @@ pub(super) async fn run(engine: &Inner, batch: Vec<Held>, cx: &Context) -> Resul
     let mut all = Vec::with_capacity(batch.len());
     let mut items = Vec::new();
     for held in batch {
-        let deployment: Option<Stored<Deployment>> = engine.store.find(&Id::parse(&held.job.subject)?).await?;
+        let deployment: Option<Stored<Deployment>> =
+            engine.store.find(&Id::parse(&held.job.subject)?).await?;
         let resumed = !held.job.step.is_null();
         let stopped = held.job.cancel && !resumed;
         if let Some(deployment) = &deployment
@@ -178,8 +179,7 @@ async fn commit(engine: &Inner, mut all: Vec<One>) -> Result<()> {
         // A retry that went well mends its certificate's status; with a parent, that is the parent's business.
         let mut rolled_up = HashMap::new();
         for one in all.iter().filter(|one| one.report.is_some()) {
-            let overlay: Vec<&Deployment> =
-                all.iter().filter_map(|one| one.deployment.as_deref()).collect();
+            let overlay: Vec<&Deployment> = all.iter().filter_map(|one| one.deployment.as_deref()).collect();
             let id = &one.held.job.certificate;
             if !rolled_up.contains_key(id)
                 && detached.is_empty()
@@ -220,7 +220,8 @@ async fn refresh(engine: &Inner, one: &mut One, conflict: &Error) -> Result<()> 
             merged.wanted.clone_from(&fresh.wanted);
             merged
         });
-        let behind = one.deployment.as_ref().is_some_and(|deployment| deployment.wanted != deployment.current);
+        let behind =
+            one.deployment.as_ref().is_some_and(|deployment| deployment.wanted != deployment.current);
         if behind && one.held.job.state.is_finished() {
             one.held.job.finished = None;
             one.held.wait_until(engine.clock.now());
@@ -427,7 +428,8 @@ impl Journal for JobJournal<'_> {
             for (index, held) in held.iter_mut().enumerate() {
                 let Some(entry) = entries.get(&*held.job.subject) else { continue };
                 held.job.step = entry.clone();
-                let event = held.event(self.engine, "deployment.begun").with("deployment", &*held.job.subject);
+                let event =
+                    held.event(self.engine, "deployment.begun").with("deployment", &*held.job.subject);
                 let so_far = match change {
                     Some(change) => change.event(event),
                     None => Change::new(event),
@@ -449,7 +451,10 @@ impl Journal for JobJournal<'_> {
                     let fresh = reload(self.engine, &stale.job.id).await?;
                     if fresh.cancel {
                         // Nothing is written before the journal is: this is the last moment to stop.
-                        return Err(Error::new(ErrorKind::Cancelled, "stopped as asked, before anything was written"));
+                        return Err(Error::new(
+                            ErrorKind::Cancelled,
+                            "stopped as asked, before anything was written",
+                        ));
                     }
                     stale.job = stale.job.clone().at_version(fresh.version());
                 }

@@ -6,7 +6,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Challenge, Context, Csr, Effect, Error, ErrorKind, Handle, Id, Issuer, Key, Order, Progress, Recovery, Result, Retry,
+    Challenge, Context, Csr, Effect, Error, ErrorKind, Handle, Id, Issuer, Key, Order, Progress, Recovery,
+    Result, Retry,
     engine::{
         Inner, challenge, deploy,
         held::{Held, is_stale},
@@ -14,8 +15,8 @@ use crate::{
     },
     random,
     records::{
-        Attempt, AttemptState, Certificate, CertificateStatus, Deployment, IssuerRecord, Job, JobState, KeyPolicy,
-        Placement, Version,
+        Attempt, AttemptState, Certificate, CertificateStatus, Deployment, IssuerRecord, Job, JobState,
+        KeyPolicy, Placement, Version,
     },
     store::{LeaseUse, StoreExt, Stored},
     worker::{MakeCsr, MemoryJournal, Work, WorkReport},
@@ -33,11 +34,7 @@ pub(super) enum Step {
         generation: u32,
     },
     /// Ask the CA. `asked`: it may have been asked already.
-    Submit {
-        attempt: Id<Attempt>,
-        generation: u32,
-        asked: bool,
-    },
+    Submit { attempt: Id<Attempt>, generation: u32, asked: bool },
     /// Ask the CA how it is going.
     Poll {
         attempt: Id<Attempt>,
@@ -46,9 +43,7 @@ pub(super) enum Step {
         shown: Vec<Challenge>,
     },
     /// The version is recorded; its deployments are under way.
-    Deploy {
-        version: Id<Version>,
-    },
+    Deploy { version: Id<Version> },
 }
 
 /// A failure, and where the job stands after it.
@@ -121,12 +116,7 @@ async fn subject(engine: &Inner, job: &Job) -> Result<Subject> {
     Ok(Subject { placement, certificate })
 }
 
-async fn request(
-    engine: &Inner,
-    held: &mut Held,
-    cx: &Context,
-    generation: u32,
-) -> Result<Next, Failure> {
+async fn request(engine: &Inner, held: &mut Held, cx: &Context, generation: u32) -> Result<Next, Failure> {
     if held.job.cancel {
         return Ok(cancel(engine, held, None).await?);
     }
@@ -175,7 +165,9 @@ async fn make_csr(
         KeyPolicy::Made { algorithm, reuse_key } => (*algorithm, *reuse_key),
     };
     let old = match &placement.version {
-        Some(version) if reuse_key => engine.store.find(version).await?.and_then(|version| version.key.clone()),
+        Some(version) if reuse_key => {
+            engine.store.find(version).await?.and_then(|version| version.key.clone())
+        }
         _ => None,
     };
     let key = old.unwrap_or_else(|| Id::with_suffix(&format!("{}-{generation}", held.job.id.suffix())));
@@ -225,11 +217,7 @@ async fn submit(
                 attempt.id
             ),
         );
-        return Err(Failure {
-            error,
-            step: Some(Step::Request { generation: generation + 1 }),
-            dead: None,
-        });
+        return Err(Failure { error, step: Some(Step::Request { generation: generation + 1 }), dead: None });
     } else {
         match issuer.recover(cx, &order).await {
             Ok(Some(progress)) => Ok(progress),
@@ -342,7 +330,10 @@ async fn record(
     if let Err(e) = chain.check(attempt.csr.public_key(), &attempt.names, now) {
         let error = Error::new(
             ErrorKind::BadResponse,
-            format!("the issuer kind {} answered with a certificate that was not asked for: {e}", issuer.kind()),
+            format!(
+                "the issuer kind {} answered with a certificate that was not asked for: {e}",
+                issuer.kind()
+            ),
         )
         .with("attempt", &attempt.id)
         .with("serial", chain.leaf().serial());
@@ -405,7 +396,8 @@ async fn record(
         let jobs: Vec<&Job> = jobs.iter().filter(|job| !taken.contains(&job.subject)).collect();
         let saved = held
             .save(engine, event.clone(), then, |change| {
-                let mut change = change.insert(&version)?.update(&attempt)?.update(&placement)?.update(&certificate)?;
+                let mut change =
+                    change.insert(&version)?.update(&attempt)?.update(&placement)?.update(&certificate)?;
                 for deployment in &deployments {
                     change = change.update(deployment)?;
                 }
@@ -446,7 +438,8 @@ async fn record(
             }
         }
     }
-    metrics::counter!("certctl_certificates_issued_total", "issuer_type" => issuer.kind().to_owned()).increment(1);
+    metrics::counter!("certctl_certificates_issued_total", "issuer_type" => issuer.kind().to_owned())
+        .increment(1);
     Ok(if then == LeaseUse::Keep { Next::Again } else { Next::Released })
 }
 
@@ -468,7 +461,9 @@ async fn finish(
         // The same request would give the same certificate: whoever holds the key renews.
         KeyPolicy::External { .. } => None,
         _ if !certificate.names.iter().all(has) => Some(engine.clock.now()),
-        KeyPolicy::Made { .. } => Some(plan::renew_at(certificate.renewal, newest.not_before, newest.not_after)),
+        KeyPolicy::Made { .. } => {
+            Some(plan::renew_at(certificate.renewal, newest.not_before, newest.not_after))
+        }
     };
     held.finish(engine, JobState::Done);
     let event = held.event(engine, "certificate.renewed").with("version", version.as_str());
@@ -602,12 +597,14 @@ pub(super) async fn failed(
     let event = held.event(engine, action).with("error", failure.error.to_string());
     loop {
         let certificate = match held.job.state {
-            JobState::Attention => engine.store.find::<Certificate>(&held.job.certificate).await?.map(|mut c| {
-                c.status = CertificateStatus::Attention;
-                c.reason = Some(failure.error.report());
-                c.updated = engine.clock.now();
-                c
-            }),
+            JobState::Attention => {
+                engine.store.find::<Certificate>(&held.job.certificate).await?.map(|mut c| {
+                    c.status = CertificateStatus::Attention;
+                    c.reason = Some(failure.error.report());
+                    c.updated = engine.clock.now();
+                    c
+                })
+            }
             _ => None,
         };
         let saved = held

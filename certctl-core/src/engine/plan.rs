@@ -69,11 +69,13 @@ pub fn forgettable<'a>(
     let needed = |version: &Version| {
         newest == Some(&version.id)
             || deployments.iter().any(|deployment| {
-                deployment.current.as_ref() == Some(&version.id) || deployment.wanted.as_ref() == Some(&version.id)
+                deployment.current.as_ref() == Some(&version.id)
+                    || deployment.wanted.as_ref() == Some(&version.id)
             })
     };
     // A key that a needed version shares stays.
-    let kept: Vec<_> = versions.iter().filter(|version| needed(version)).filter_map(|v| v.key.as_ref()).collect();
+    let kept: Vec<_> =
+        versions.iter().filter(|version| needed(version)).filter_map(|v| v.key.as_ref()).collect();
     versions
         .iter()
         .filter(|version| !version.key_forgotten && !needed(version))

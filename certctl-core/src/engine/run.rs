@@ -67,7 +67,8 @@ impl Engine {
                 }
             }
             let full = tasks.len() >= inner.at_once;
-            let next = if busy || full { now } else { schedule::next_due(inner).await.unwrap_or(now + LOOK_AGAIN) };
+            let next =
+                if busy || full { now } else { schedule::next_due(inner).await.unwrap_or(now + LOOK_AGAIN) };
             tokio::select! {
                 biased;
                 () = &mut until => break,
@@ -96,7 +97,11 @@ fn report(done: std::result::Result<(), tokio::task::JoinError>) {
 
 impl Inner {
     /// Leases jobs that are due here, as batches: those of one group are one batch.
-    pub(crate) async fn claim(&self, certificate: Option<&Id<Certificate>>, limit: usize) -> Result<Vec<Vec<Held>>> {
+    pub(super) async fn claim(
+        &self,
+        certificate: Option<&Id<Certificate>>,
+        limit: usize,
+    ) -> Result<Vec<Vec<Held>>> {
         let equal = |column, value| Filter { column, test: Test::Equal, value };
         let mut filter = vec![equal("place", Place::HERE.into())];
         if let Some(certificate) = certificate {
@@ -129,7 +134,7 @@ impl Inner {
     }
 
     /// Steps a batch to where it rests. Never fails: what goes wrong is recorded with the jobs.
-    pub(crate) async fn work_on(self: Arc<Self>, batch: Vec<Held>) {
+    pub(super) async fn work_on(self: Arc<Self>, batch: Vec<Held>) {
         let ids: Vec<Id<Job>> = batch.iter().map(|held| held.job.id.clone()).collect();
         let cx = self.begin(ids.iter().cloned());
         let beating = self.clone().heartbeat(batch.clone());

@@ -30,8 +30,9 @@ pub(crate) async fn due(engine: &Inner) -> Result<usize> {
         jobs.push(job);
     }
     while !placements.is_empty() {
-        let event = AuditEvent::new(now, &Actor::engine(), "renewals.scheduled", jobs[0].certificate.as_str())
-            .with("count", jobs.len());
+        let event =
+            AuditEvent::new(now, &Actor::engine(), "renewals.scheduled", jobs[0].certificate.as_str())
+                .with("count", jobs.len());
         let mut change = Change::new(event);
         for (placement, job) in placements.iter().zip(&jobs) {
             change = change.update(placement)?.insert(job)?;
@@ -42,7 +43,10 @@ pub(crate) async fn due(engine: &Inner) -> Result<usize> {
                 // Somebody was faster with this one: go on without it.
                 let id = e.context_value("id").unwrap_or_default().to_owned();
                 let before = placements.len();
-                let taken = placements.iter().zip(&jobs).position(|(p, j)| p.id.as_str() == id || j.id.as_str() == id);
+                let taken = placements
+                    .iter()
+                    .zip(&jobs)
+                    .position(|(p, j)| p.id.as_str() == id || j.id.as_str() == id);
                 if let Some(taken) = taken {
                     placements.remove(taken);
                     jobs.remove(taken);
@@ -87,9 +91,8 @@ pub(crate) async fn prune(engine: &Inner) -> Result<()> {
             .limit(PAGE);
         let (old, _): (Vec<Stored<Job>>, _) = engine.store.list(query).await?;
         let Some(first) = old.first() else { return Ok(()) };
-        let event = AuditEvent::new(now, &Actor::engine(), "jobs.pruned", first.id.as_str())
-            .with("count", old.len());
+        let event =
+            AuditEvent::new(now, &Actor::engine(), "jobs.pruned", first.id.as_str()).with("count", old.len());
         engine.commit(old.iter().fold(Change::new(event), Change::delete)).await?;
     }
 }
-

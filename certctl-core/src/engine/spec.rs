@@ -5,9 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Csr, Error, Id, KeyAlgorithm, Lifetime, Result, SubjectAltName, Violation, check_name,
-    records::{
-        Certificate, IssuerRecord, KeyPolicy, Profile, ProfileRecord, RenewalPolicy, TargetRecord,
-    },
+    records::{Certificate, IssuerRecord, KeyPolicy, Profile, ProfileRecord, RenewalPolicy, TargetRecord},
     store::{Query, Record, Store, StoreExt},
 };
 
@@ -168,7 +166,11 @@ pub(crate) async fn check(store: &dyn Store, spec: &CertificateSpec) -> Result<W
         names.extend_from_slice(csr.names());
     }
     if names.is_empty() && spec.names.is_empty() && (spec.csr.is_none() || csr.is_some()) {
-        wrong.add("/names", "the certificate has no name", "give at least one DNS name, IP address, email address or URI");
+        wrong.add(
+            "/names",
+            "the certificate has no name",
+            "give at least one DNS name, IP address, email address or URI",
+        );
     }
     if names.len() > 250 {
         wrong.add("/names", "the certificate has over 250 names", "split it");
@@ -177,7 +179,11 @@ pub(crate) async fn check(store: &dyn Store, spec: &CertificateSpec) -> Result<W
     if let Some(cn) = &common_name
         && (cn.is_empty() || cn.len() > 64 || cn.chars().any(char::is_control))
     {
-        wrong.add("/common_name", "the common name has not 1 to 64 printable characters", "shorten it, or leave it out");
+        wrong.add(
+            "/common_name",
+            "the common name has not 1 to 64 printable characters",
+            "shorten it, or leave it out",
+        );
     }
 
     let issuer = find_issuer(store, spec, &mut wrong).await?;
@@ -188,7 +194,11 @@ pub(crate) async fn check(store: &dyn Store, spec: &CertificateSpec) -> Result<W
             && !targets.iter().any(|known| known.id == target.id)
         {
             if target.place.agent.is_some() {
-                wrong.add(&pointer, "the target is on an agent, and this program has none", "use a target of this process");
+                wrong.add(
+                    &pointer,
+                    "the target is on an agent, and this program has none",
+                    "use a target of this process",
+                );
             }
             targets.push(target);
         }
@@ -211,7 +221,11 @@ pub(crate) async fn check(store: &dyn Store, spec: &CertificateSpec) -> Result<W
     }
     if let Some(lifetime) = spec.lifetime {
         if lifetime < Lifetime::secs(300) || lifetime > Lifetime::days(36_500) {
-            wrong.add("/lifetime", "the lifetime is under five minutes or over a hundred years", "write it like 47d or 12h");
+            wrong.add(
+                "/lifetime",
+                "the lifetime is under five minutes or over a hundred years",
+                "write it like 47d or 12h",
+            );
         }
         profile.lifetime = Some(lifetime);
     }
@@ -271,7 +285,11 @@ async fn find<R: Record + crate::Identified>(
         Ok(record) => Ok(Some(record.into_inner())),
         Err(e) if matches!(e.kind(), crate::ErrorKind::NotFound | crate::ErrorKind::Invalid) => {
             let noun = R::NOUN;
-            wrong.add(pointer, &format!("there is no {noun} {name:?}"), &format!("declare or store the {noun} first, or correct the name"));
+            wrong.add(
+                pointer,
+                &format!("there is no {noun} {name:?}"),
+                &format!("declare or store the {noun} first, or correct the name"),
+            );
             Ok(None)
         }
         Err(e) => Err(e),
@@ -283,7 +301,11 @@ fn read_name(name: &WantedName) -> Result<SubjectAltName> {
         WantedName::Any(text) => text.parse(),
         WantedName::Dns { dns } => SubjectAltName::dns(dns),
         WantedName::Ip { ip } => ip.parse().map(SubjectAltName::Ip).map_err(|_| {
-            Error::invalid_field("", format!("{ip:?} is not an IP address"), "write it like 192.0.2.1 or 2001:db8::1")
+            Error::invalid_field(
+                "",
+                format!("{ip:?} is not an IP address"),
+                "write it like 192.0.2.1 or 2001:db8::1",
+            )
         }),
     }
 }

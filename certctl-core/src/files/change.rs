@@ -34,14 +34,17 @@ impl<T: FileTarget> OnHost<T> {
         let commands: Vec<String> =
             layout.validate.iter().chain(&layout.reload).map(ToString::to_string).collect();
         if !commands.is_empty() && !self.host.capabilities().exec {
-            let message = format!("the host can't run commands, and `{}` is asked for", commands.join("`, `"));
+            let message =
+                format!("the host can't run commands, and `{}` is asked for", commands.join("`, `"));
             return Err(Error::new(ErrorKind::Precondition, message).with("step", "plan"));
         }
         let mut plan = Plan { new: Some(bundle.chain.leaf().fingerprint()), ..Plan::default() };
         for found in self.look_to_write(layout.files).await? {
             // Of the file with the leaf the old content matters, whether it can be told by its size or not.
             let old = match found.file.role {
-                FileRole::FullChain | FileRole::Combined if plan.old.is_none() => self.content(&found).await?,
+                FileRole::FullChain | FileRole::Combined if plan.old.is_none() => {
+                    self.content(&found).await?
+                }
                 _ => None,
             };
             plan.old = plan.old.or_else(|| old.as_ref().and_then(leaf_of));
@@ -115,10 +118,8 @@ impl<T: FileTarget> OnHost<T> {
             return Ok(Some(Change { found, content, spec, action: Action::Create }));
         };
         let narrow = found.file.role.is_private() && is_wide(stat.mode);
-        let spec = FileSpec {
-            mode: if narrow { 0o600 } else { stat.mode },
-            owner: Some((stat.uid, stat.gid)),
-        };
+        let spec =
+            FileSpec { mode: if narrow { 0o600 } else { stat.mode }, owner: Some((stat.uid, stat.gid)) };
         let same = stat.size == content.expose().len() as u64
             && match known {
                 Some(known) => known == content,
@@ -136,7 +137,9 @@ impl<T: FileTarget> OnHost<T> {
     /// The content of the file that is there; none if there is none, or it is far too large to be one of ours.
     pub(super) async fn content(&self, found: &Found) -> Result<Option<Secret>> {
         match &found.stat {
-            Some(stat) if stat.size <= MAX_FILE => self.host.read(&found.destination, MAX_FILE).await.map(Some),
+            Some(stat) if stat.size <= MAX_FILE => {
+                self.host.read(&found.destination, MAX_FILE).await.map(Some)
+            }
             _ => Ok(None),
         }
     }
@@ -159,7 +162,9 @@ impl Change {
             });
         }
         if self.action == Action::Overwrite {
-            notes.push("not in one step: a crash in the middle leaves it torn until the next start".to_owned());
+            notes.push(
+                "not in one step: a crash in the middle leaves it torn until the next start".to_owned(),
+            );
         }
         PlannedChange {
             what: file.path.to_string(),

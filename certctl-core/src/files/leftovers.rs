@@ -29,8 +29,11 @@ impl<T: FileTarget> OnHost<T> {
         let destinations: Vec<&HostPath> = destinations.collect();
         let dirs: BTreeSet<HostPath> = destinations.iter().map(|path| path.parent()).collect();
         for dir in dirs {
-            let names: Vec<&str> =
-                destinations.iter().filter(|path| path.parent() == dir).map(|path| path.file_name()).collect();
+            let names: Vec<&str> = destinations
+                .iter()
+                .filter(|path| path.parent() == dir)
+                .map(|path| path.file_name())
+                .collect();
             let entries = match self.host.list(&dir).await {
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 entries => entries?,

@@ -40,7 +40,9 @@ impl<T: FileTarget> OnHost<T> {
                 match Chain::from_pem(content.expose()) {
                     Ok(chain) => match &leaf {
                         Some(other) if other.fingerprint() != chain.leaf().fingerprint() => {
-                            torn.get_or_insert(format!("{path} has another certificate than the file before it"));
+                            torn.get_or_insert(format!(
+                                "{path} has another certificate than the file before it"
+                            ));
                         }
                         _ => leaf = Some(chain.leaf().clone()),
                     },

@@ -254,8 +254,9 @@ impl Issuer for ScriptedIssuer {
                     ));
                 }
                 Script::RateLimit(until) if cx.clock.now() < until => {
-                    return Err(Error::new(ErrorKind::RateLimited, "too many orders")
-                        .with_retry(Retry::After(until)));
+                    return Err(
+                        Error::new(ErrorKind::RateLimited, "too many orders").with_retry(Retry::After(until))
+                    );
                 }
                 _ => {}
             }

@@ -6,5 +6,5 @@
 
 pub mod clock;
 pub mod host;
-pub mod store;
 pub mod issuer;
+pub mod store;

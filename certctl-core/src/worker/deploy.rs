@@ -302,8 +302,11 @@ async fn act(cx: &Context, runs: &mut [Run<'_>]) -> Option<Error> {
                 failure = failure.or(Some(e.with("target", &run.member.item.target.name)));
             }
             verdict => {
-                run.report.outcome =
-                    if run.action == Action::Write { DeployOutcome::Deployed } else { DeployOutcome::Reloaded };
+                run.report.outcome = if run.action == Action::Write {
+                    DeployOutcome::Deployed
+                } else {
+                    DeployOutcome::Reloaded
+                };
                 run.accept(verdict);
             }
         }
@@ -317,7 +320,10 @@ async fn roll_back(cx: &Context, runs: &mut [Run<'_>], error: &Error) {
         if let (Action::Write, Some(snapshot)) = (run.action, &run.snapshot)
             && let Err(e) = run.member.target.restore(cx, snapshot).await
         {
-            lost.push(format!("{}: {e} (what was there before is in {})", run.member.item.target.name, snapshot.place));
+            lost.push(format!(
+                "{}: {e} (what was there before is in {})",
+                run.member.item.target.name, snapshot.place
+            ));
         }
     }
     let wrote = runs.iter().any(|run| run.action == Action::Write);
@@ -412,7 +418,8 @@ fn count(run: &Run<'_>) {
         DeployOutcome::RollbackFailed => "also_failed",
         _ => return,
     };
-    metrics::counter!("certctl_deploy_rollback_total", "target_type" => kind, "outcome" => rollback).increment(1);
+    metrics::counter!("certctl_deploy_rollback_total", "target_type" => kind, "outcome" => rollback)
+        .increment(1);
 }
 
 impl Run<'_> {

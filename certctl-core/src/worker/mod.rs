@@ -18,7 +18,7 @@ use crate::{
 };
 
 pub use local::{LocalWorker, Solver};
-pub use proof::{EndpointProof, Proof, Prober, Served, Verdict};
+pub use proof::{EndpointProof, Prober, Proof, Served, Verdict};
 
 /// A piece of work: a value, repeatable by the ids in it. No private key is ever part of one.
 #[derive(Clone, Debug, Serialize, Deserialize)]

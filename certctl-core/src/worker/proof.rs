@@ -106,7 +106,12 @@ const AT_ONCE: usize = 8;
 
 impl Prober {
     /// For these endpoints (`default` where the probe names none), asked from `host`.
-    pub fn new(host: Option<Arc<dyn Host>>, probe: &Probe, default: &[Endpoint], names: &[SubjectAltName]) -> Self {
+    pub fn new(
+        host: Option<Arc<dyn Host>>,
+        probe: &Probe,
+        default: &[Endpoint],
+        names: &[SubjectAltName],
+    ) -> Self {
         let here = probe.endpoints.as_deref().unwrap_or(default).iter().map(|endpoint| (endpoint, false));
         let elsewhere = probe.elsewhere.iter().map(|endpoint| (endpoint, true));
         let server_names = tls::server_names(names);
@@ -123,7 +128,12 @@ impl Prober {
         if host.is_none() {
             questions.clear();
         }
-        Self { host, questions, deadline: probe.deadline.as_duration(), connections: probe.connections.max(1) }
+        Self {
+            host,
+            questions,
+            deadline: probe.deadline.as_duration(),
+            connections: probe.connections.max(1),
+        }
     }
 
     /// Whether there is nothing to ask on the target's own host.
@@ -133,7 +143,8 @@ impl Prober {
 
     /// Whether there is something to ask, and nobody answered.
     pub fn is_down(&self, seen: &[EndpointProof]) -> bool {
-        !self.is_blind() && seen.iter().filter(|proof| !proof.elsewhere).all(|proof| proof.before.is_refused())
+        !self.is_blind()
+            && seen.iter().filter(|proof| !proof.elsewhere).all(|proof| proof.before.is_refused())
     }
 
     /// What is served now.
@@ -171,8 +182,11 @@ impl Prober {
         known: &[Fingerprint],
         bundle: &Bundle,
     ) -> Verdict {
+        if self.questions.is_empty() {
+            return self.judge(before, Vec::new(), known, bundle);
+        }
         let leaf = bundle.chain.leaf().fingerprint();
-        let key_type = tls::KeyType::of(bundle.chain.leaf());
+        let key_type = bundle.chain.leaf().public_key().ok().map(|key| tls::KeyType::of(key.kind()));
         let mut seen = before.to_vec();
         let mut streak = 0;
         let waiting = async {
@@ -196,13 +210,11 @@ impl Prober {
                 }
             }
         };
-        if !self.questions.is_empty() {
-            let timely = tokio::time::timeout(self.deadline, waiting).await.is_ok();
-            if !timely && streak > 0 {
-                // It shows the new one now and then: old workers are still there.
-                let e = failure("the endpoints do not show the new certificate on every connection", &seen, leaf);
-                return Verdict::Failed(Proof { endpoints: seen, proved: false }, e);
-            }
+        let timely = tokio::time::timeout(self.deadline, waiting).await.is_ok();
+        if !timely && streak > 0 {
+            // It shows the new one now and then: old workers are still there.
+            let e = failure("the endpoints do not show the new certificate on every connection", &seen, leaf);
+            return Verdict::Failed(Proof { endpoints: seen, proved: false }, e);
         }
         self.judge(before, seen, known, bundle)
     }
@@ -238,7 +250,9 @@ impl Prober {
             .iter()
             .zip(&now)
             .filter(|(proof, _)| !proof.elsewhere)
-            .map(|(proof, served)| format!("{} serves {} now, and {} before", proof.endpoint, served, proof.before))
+            .map(|(proof, served)| {
+                format!("{} serves {} now, and {} before", proof.endpoint, served, proof.before)
+            })
             .collect();
         Err(Error::unavailable(seen.join("; ")).with("step", "prove the old certificate"))
     }
@@ -254,10 +268,15 @@ impl Prober {
         let leaf = bundle.chain.leaf().fingerprint();
         let mut warnings = Vec::new();
         for proof in seen.iter().filter(|proof| proof.elsewhere && !proof.after.shows(leaf)) {
-            warnings.push(format!("{} shows {}; it is elsewhere, so that nothing was rolled back", proof.endpoint, proof.after));
+            warnings.push(format!(
+                "{} shows {}; it is elsewhere, so that nothing was rolled back",
+                proof.endpoint, proof.after
+            ));
         }
         if self.is_blind() {
-            warnings.push("no endpoint on the target's host is probed, so that nothing proves what it serves".into());
+            warnings.push(
+                "no endpoint on the target's host is probed, so that nothing proves what it serves".into(),
+            );
             return Verdict::Unproved(Proof { endpoints: seen, proved: false }, warnings);
         }
         let here = || seen.iter().filter(|proof| !proof.elsewhere);

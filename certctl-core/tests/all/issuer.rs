@@ -35,8 +35,7 @@ async fn conforms_when_it_issues_at_once() {
 #[tokio::test]
 async fn conforms_when_it_lets_orders_wait_and_when_it_revokes() {
     let clock = TestClock::default();
-    let capabilities =
-        IssuerCapabilities { revoke: true, ..IssuerCapabilities::all(Recovery::Searchable) };
+    let capabilities = IssuerCapabilities { revoke: true, ..IssuerCapabilities::all(Recovery::Searchable) };
     let issuer = ScriptedIssuer::new(clock.now(), capabilities).await;
     issuer.script(Script::PendUntil(clock.now() + DAY));
     conformance(issuer.clone(), &clock, &|_| panic!("there are no challenges")).await;

@@ -9,7 +9,6 @@ mod host;
 mod openssl;
 mod store;
 mod x509;
-//! The integration tests of certctl-core.
 
 mod issuer;
 mod tls;

@@ -38,7 +38,11 @@ pub async fn order(
 ///
 /// # Panics
 /// If it does not.
-pub async fn conformance(issuer: Arc<dyn Issuer>, clock: &TestClock, present: &(dyn Fn(&[Challenge]) + Sync)) {
+pub async fn conformance(
+    issuer: Arc<dyn Issuer>,
+    clock: &TestClock,
+    present: &(dyn Fn(&[Challenge]) + Sync),
+) {
     let suite = Suite { issuer: &*issuer, clock, cx: Context::new(Arc::new(clock.clone())), present };
     suite.names().await;
     suite.keys().await;
@@ -101,7 +105,10 @@ impl Suite<'_> {
             let leaf = chain.leaf();
             let span = leaf.not_after().since(leaf.not_before());
             let asked = lifetime.as_duration();
-            assert!(span <= asked + asked / 20 + Duration::from_secs(1), "{lifetime} was asked for: {leaf:?}");
+            assert!(
+                span <= asked + asked / 20 + Duration::from_secs(1),
+                "{lifetime} was asked for: {leaf:?}"
+            );
             assert!(span >= asked / 2, "{lifetime} was asked for: {leaf:?}");
             assert!(leaf.not_before() <= order.created + Duration::from_secs(1), "valid at once: {leaf:?}");
         }
@@ -131,7 +138,11 @@ impl Suite<'_> {
             // As a repeated call does, after some time.
             self.clock.advance(Duration::from_secs(600));
             let again = self.finish(&asked).await;
-            assert_eq!(again.leaf().tbs_der(), chain.leaf().tbs_der(), "the same order, the same certificate");
+            assert_eq!(
+                again.leaf().tbs_der(),
+                chain.leaf().tbs_der(),
+                "the same order, the same certificate"
+            );
         }
         let (unknown, key) = order(self.clock, KeyAlgorithm::EcdsaP256, &[self.a_name()], None).await;
         match self.issuer.recover(&self.cx, &unknown).await.expect("an order can be looked for") {
@@ -139,7 +150,9 @@ impl Suite<'_> {
             Some(progress) => {
                 assert_eq!(recovery, Recovery::Idempotent, "an order that was never made is found");
                 let chain = self.through(&unknown, progress).await;
-                chain.check(key.public_key(), &unknown.names, self.clock.now()).expect("the certificate is right");
+                chain
+                    .check(key.public_key(), &unknown.names, self.clock.now())
+                    .expect("the certificate is right");
             }
         }
     }
