@@ -14,11 +14,14 @@ use super::{
     values::{self, Param},
 };
 
+/// Whether a row that has a lease may not be claimed: at the time `?1`, by `?2` on the seat `?3`.
+const HELD: &str = "(lease_seat = ?2 OR (lease_until > ?1 AND substr(lease_seat, 1, length(?3)) <> ?3))";
+
 pub(super) fn lease(connection: &Connection, table: &Table, request: &LeaseRequest) -> Result<Vec<Leased>> {
     let leasing = table.kind.leasing()?;
     let claims = Claims { connection, table, leasing, request };
     let leased = match &request.what {
-        LeaseWhat::Claim { filter, limit, take_back } => claims.claim(filter, *limit, *take_back),
+        LeaseWhat::Claim { filter, limit } => claims.claim(filter, *limit),
         LeaseWhat::Extend(leases) => {
             leases.iter().filter_map(|lease| claims.extend(lease).transpose()).collect()
         }
@@ -43,15 +46,13 @@ struct Candidate {
 }
 
 impl Claims<'_> {
-    fn claim(&self, filter: &[Filter], limit: usize, take_back: bool) -> rusqlite::Result<Vec<Leased>> {
-        if take_back {
-            self.end_own(filter)?;
-        }
+    fn claim(&self, filter: &[Filter], limit: usize) -> rusqlite::Result<Vec<Leased>> {
         if limit == 0 {
             return Ok(Vec::new());
         }
         let mut candidates = self.candidates("lease_seat IS NULL", filter, limit)?;
-        candidates.extend(self.candidates("lease_seat IS NOT NULL AND lease_until <= ?1", filter, limit)?);
+        let lost = format!("lease_seat IS NOT NULL AND NOT {HELD}");
+        candidates.extend(self.candidates(&lost, filter, limit)?);
         candidates.sort_unstable();
 
         // A group comes as a whole, in the place of its earliest row.
@@ -92,10 +93,10 @@ impl Claims<'_> {
             "SELECT \"{due}\", id, \"{group}\", row_number FROM \"{table}\" AS t
              WHERE {state} AND \"{due}\" <= ?1 AND (\"{group}\" IS NULL OR NOT EXISTS (
                  SELECT 1 FROM \"{table}\" AS other
-                 WHERE other.\"{group}\" = t.\"{group}\" AND other.lease_seat IS NOT NULL AND other.lease_until > ?1
+                 WHERE other.\"{group}\" = t.\"{group}\" AND other.lease_seat IS NOT NULL AND {HELD}
              ))"
         ));
-        statement.params.push(self.now());
+        statement.params = vec![self.now(), (&*self.request.seat).into(), self.request.seat_prefix().into()];
         statement.filter(filter);
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         statement.push(&format!(" ORDER BY \"{due}\", id LIMIT ?"), [limit.into()]);
@@ -122,25 +123,14 @@ impl Claims<'_> {
         self.read(&statement, |row| row.get(0))
     }
 
-    /// Ends what expired leases there are in a group, so that it never has two masters.
+    /// Ends what leases there are in a free group, all of them lost, so that it never has two masters.
     fn end_group(&self, group: ColumnValue) -> rusqlite::Result<()> {
-        let mut statement = self.ending();
-        statement.push(&format!(" AND \"{}\" = ?", self.leasing.group), [group]);
+        let mut statement = Statement::new(format!(
+            "UPDATE \"{}\" SET lease_seat = NULL, lease_until = NULL WHERE lease_seat IS NOT NULL AND \"{}\" = ?",
+            self.table.kind.table, self.leasing.group
+        ));
+        statement.params.push(group);
         self.run(&statement)
-    }
-
-    fn end_own(&self, filter: &[Filter]) -> rusqlite::Result<()> {
-        let mut statement = self.ending();
-        statement.push(" AND lease_seat = ?", [self.request.seat.as_str().into()]);
-        statement.filter(filter);
-        self.run(&statement)
-    }
-
-    fn ending(&self) -> Statement {
-        Statement::new(format!(
-            "UPDATE \"{}\" SET lease_seat = NULL, lease_until = NULL WHERE lease_seat IS NOT NULL",
-            self.table.kind.table
-        ))
     }
 
     fn extend(&self, lease: &Lease) -> rusqlite::Result<Option<Leased>> {

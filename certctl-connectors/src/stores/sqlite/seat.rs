@@ -20,7 +20,7 @@ const SEATS: u32 = 1000;
 pub(super) fn take(path: &Path) -> Result<Seat> {
     for number in 0..SEATS {
         if let Some(file) = lock(path, number)? {
-            return Ok(Seat::new(format!("seat-{number}"), file));
+            return Ok(Seat::new(number, file));
         }
     }
     Err(Error::new(ErrorKind::Precondition, format!("{SEATS} processes have {} open", path.display())))

@@ -97,7 +97,7 @@ impl Table {
                  WHERE lease_seat IS NULL AND \"{due}\" IS NOT NULL"
             ));
             all.push(format!(
-                "CREATE INDEX IF NOT EXISTS \"{name}__leased\" ON \"{name}\" (\"{group}\", lease_until) \
+                "CREATE INDEX IF NOT EXISTS \"{name}__leased\" ON \"{name}\" (\"{group}\", lease_until, lease_seat) \
                  WHERE lease_seat IS NOT NULL"
             ));
             all.push(format!(
