@@ -2,5 +2,7 @@
 
 #[cfg(feature = "local-host")]
 pub mod hosts;
+#[cfg(feature = "local-host")]
+pub mod keys;
 #[cfg(feature = "sqlite")]
 pub mod stores;

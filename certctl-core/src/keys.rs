@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
 use async_trait::async_trait;
 use tokio::sync::Mutex;
 
-use crate::{Error, Id, Identified, KeyAlgorithm, PrivateKey, PublicKey, Result, Signer};
+use crate::{Error, ErrorKind, Id, Identified, KeyAlgorithm, PrivateKey, PublicKey, Result, Retry, Signer};
 
 /// A private key, for [`Id`]s: the key itself never takes part in a record.
 #[derive(Debug)]
@@ -50,6 +50,11 @@ impl Keys for MemoryKeys {
     async fn create(&self, id: &Id<Key>, algorithm: KeyAlgorithm) -> Result<PublicKey> {
         let mut keys = self.0.lock().await;
         if let Some(key) = keys.get(id) {
+            let kind = key.public_key().kind();
+            if kind != algorithm.kind() {
+                let message = format!("the key {id} exists and is of kind {kind}, not {algorithm}");
+                return Err(Error::new(ErrorKind::Conflict, message).with_retry(Retry::Never).with("id", id));
+            }
             return Ok(key.public_key().clone());
         }
         let key = PrivateKey::generate(algorithm)?;

@@ -6,4 +6,5 @@
 
 pub mod clock;
 pub mod host;
+pub mod keys;
 pub mod store;
