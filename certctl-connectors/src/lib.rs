@@ -3,6 +3,8 @@
 #[cfg(feature = "local-host")]
 pub mod hosts;
 pub mod issuers;
+#[cfg(feature = "local-host")]
+pub mod keys;
 #[cfg(feature = "sqlite")]
 pub mod stores;
 pub mod targets;

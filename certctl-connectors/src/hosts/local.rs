@@ -2,8 +2,8 @@
 
 mod attributes;
 mod command;
-mod fault;
-mod files;
+pub(crate) mod fault;
+pub(crate) mod files;
 mod path;
 
 use std::{sync::Arc, time::Duration};
@@ -141,7 +141,9 @@ impl Hosts for LocalHosts {
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|error| Error::internal("the file work was interrupted").with_source(error))?

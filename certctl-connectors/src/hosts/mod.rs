@@ -1,7 +1,7 @@
 //! Where files, commands and sockets are: implementations of [`Host`](certctl_core::host::Host).
 
 #[cfg(all(unix, feature = "local-host"))]
-mod local;
+pub(crate) mod local;
 
 #[cfg(all(unix, feature = "local-host"))]
 pub use local::{LocalHost, LocalHosts};

@@ -3,5 +3,9 @@
 // clippy.toml exempts test functions, but not the helpers beside them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+#[cfg(feature = "local-host")]
+mod disk_keys;
+#[cfg(feature = "local-host")]
 mod local_host;
+#[cfg(feature = "sqlite")]
 mod sqlite;

@@ -7,4 +7,5 @@
 pub mod clock;
 pub mod host;
 pub mod issuer;
+pub mod keys;
 pub mod store;

@@ -55,6 +55,19 @@ impl KeyAlgorithm {
         Self::Rsa4096,
         Self::Ed25519,
     ];
+
+    /// The kind that its keys are of.
+    pub const fn kind(self) -> KeyKind {
+        match self {
+            Self::EcdsaP256 => KeyKind::EcdsaP256,
+            Self::EcdsaP384 => KeyKind::EcdsaP384,
+            Self::EcdsaP521 => KeyKind::EcdsaP521,
+            Self::Rsa2048 => KeyKind::Rsa { bits: 2048 },
+            Self::Rsa3072 => KeyKind::Rsa { bits: 3072 },
+            Self::Rsa4096 => KeyKind::Rsa { bits: 4096 },
+            Self::Ed25519 => KeyKind::Ed25519,
+        }
+    }
 }
 
 impl fmt::Display for KeyAlgorithm {

@@ -6,6 +6,7 @@
 mod ca;
 mod clock;
 mod host;
+mod keys;
 mod openssl;
 mod store;
 mod x509;

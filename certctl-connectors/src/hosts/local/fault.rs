@@ -6,7 +6,7 @@ use certctl_core::{Error, ErrorKind, host::HostPath};
 use rustix::io::Errno;
 
 /// The error for `step` on `path`.
-pub(super) fn fault(step: &str, path: &HostPath, error: impl Into<io::Error>) -> Error {
+pub(crate) fn fault(step: &str, path: &HostPath, error: impl Into<io::Error>) -> Error {
     let error = error.into();
     let Some((kind, reason, meaning)) = meaning(&error) else {
         return Error::internal(format!("{step} of {path} failed"))
@@ -22,7 +22,7 @@ pub(super) fn fault(step: &str, path: &HostPath, error: impl Into<io::Error>) ->
 }
 
 /// A `Precondition` that the operating system did not find, but this module.
-pub(super) fn refusal(step: &str, path: &HostPath, reason: &str, message: impl Into<String>) -> Error {
+pub(crate) fn refusal(step: &str, path: &HostPath, reason: &str, message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Precondition, message).with("step", step).with("file", path).with("reason", reason)
 }
 

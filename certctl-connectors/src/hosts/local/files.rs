@@ -34,21 +34,32 @@ pub(super) fn list(dir: &HostPath) -> Result<Vec<Entry>> {
 }
 
 pub(super) fn read(path: &HostPath, max: u64) -> Result<Secret> {
+    read_if("read", path, max, |_| Ok(()))
+}
+
+/// Reads a file that `check` finds fit.
+pub(crate) fn read_if(
+    step: &str,
+    path: &HostPath,
+    max: u64,
+    check: impl Fn(&Metadata) -> Result<()>,
+) -> Result<Secret> {
     // A second and a third look, in case somebody writes to it between the size and the reading.
     for _ in 0..3 {
-        let (mut file, facts) = open_file("read", path, OFlags::RDONLY)?;
+        let (mut file, facts) = open_file(step, path, OFlags::RDONLY)?;
+        check(&facts)?;
         if facts.len() > max {
             break;
         }
         // One byte more than expected tells growth; room for all of it at once leaves no copy of a key behind.
         let mut bytes = Zeroizing::new(vec![0; usize::try_from(facts.len()).unwrap_or(usize::MAX - 1) + 1]);
-        let count = fill(&mut file, &mut bytes).map_err(|error| fault("read", path, error))?;
+        let count = fill(&mut file, &mut bytes).map_err(|error| fault(step, path, error))?;
         if count < bytes.len() {
             return Ok(Secret::new(&bytes[..count]));
         }
     }
     Err(refusal(
-        "read",
+        step,
         path,
         "too_large",
         format!(
@@ -61,7 +72,7 @@ pub(super) fn stage(destination: &HostPath, spec: &FileSpec, bytes: &Secret) -> 
     let existing = existing("stage", destination)?;
     let attributes = existing.map(|_| Attributes::of(Path::new(destination.as_str()))).transpose();
     let attributes = attributes.map_err(|fault| lost("stage", destination, fault))?;
-    let (path, file) = create_beside(destination)?;
+    let (path, file) = create_beside("stage", destination)?;
     let filled = dress(destination, "stage", &file, spec, attributes.as_ref())
         .and_then(|()| write("stage", destination, &file, bytes.expose()));
     match filled {
@@ -114,7 +125,7 @@ pub(super) fn copy(from: &HostPath, to: &HostPath) -> Result<()> {
     copied.and_then(|()| sync_dir("copy", &to.parent())).map_err(|error| discard(error, to))
 }
 
-pub(super) fn make_dir(dir: &HostPath) -> Result<()> {
+pub(crate) fn make_dir(dir: &HostPath) -> Result<()> {
     match fs::metadata(dir.as_str()) {
         Ok(facts) if facts.is_dir() => return Ok(()),
         Ok(_) => {
@@ -140,7 +151,7 @@ pub(super) fn make_dir(dir: &HostPath) -> Result<()> {
     }
 }
 
-pub(super) fn remove(path: &HostPath) -> Result<()> {
+pub(crate) fn remove(path: &HostPath) -> Result<()> {
     let removed = match fs::symlink_metadata(path.as_str()) {
         Ok(facts) if facts.is_dir() => fs::remove_dir(path.as_str()),
         Ok(_) => fs::remove_file(path.as_str()),
@@ -187,7 +198,7 @@ fn not_a_file(step: &str, path: &HostPath, facts: &Metadata) -> Error {
 }
 
 /// A new, empty dot-file beside `destination`, open for writing, that only this user can read.
-fn create_beside(destination: &HostPath) -> Result<(HostPath, File)> {
+pub(crate) fn create_beside(step: &str, destination: &HostPath) -> Result<(HostPath, File)> {
     const SUFFIX: usize = ".certctl-".len() + 16;
     const NAME_MAX: usize = 255;
     let mut name = destination.file_name();
@@ -205,13 +216,13 @@ fn create_beside(destination: &HostPath) -> Result<(HostPath, File)> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let dir = destination.parent();
                 return Err(refusal(
-                    "stage",
+                    step,
                     destination,
                     "absent",
                     format!("there is no directory {dir}; create it, or correct the path {destination}"),
                 ));
             }
-            Err(error) => return Err(fault("stage", destination, error)),
+            Err(error) => return Err(fault(step, destination, error)),
         }
     }
 }
@@ -253,7 +264,7 @@ fn dress(
     file.set_permissions(Permissions::from_mode(spec.mode & 0o7777)).map_err(|error| fault(step, path, error))
 }
 
-fn write(step: &str, path: &HostPath, mut file: &File, bytes: &[u8]) -> Result<()> {
+pub(crate) fn write(step: &str, path: &HostPath, mut file: &File, bytes: &[u8]) -> Result<()> {
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|error| fault(step, path, error))
 }
 
@@ -271,13 +282,13 @@ fn fill(file: &mut File, bytes: &mut [u8]) -> io::Result<usize> {
 }
 
 /// Until this returns, a crash may undo what was done in the directory.
-fn sync_dir(step: &str, dir: &HostPath) -> Result<()> {
+pub(crate) fn sync_dir(step: &str, dir: &HostPath) -> Result<()> {
     File::open(dir.as_str())
         .and_then(|dir| dir.sync_all())
         .map_err(|error| fault(step, dir, error).with_effect(Effect::Unknown))
 }
 
-fn discard(error: Error, path: &HostPath) -> Error {
+pub(crate) fn discard(error: Error, path: &HostPath) -> Error {
     match fs::remove_file(path.as_str()) {
         Ok(()) => error,
         Err(_) => error.with("left_behind", path),
