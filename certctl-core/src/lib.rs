@@ -13,3 +13,45 @@ pub mod files;
 mod home;
 pub mod host;
 mod id;
+mod issuer;
+mod keys;
+mod random;
+pub mod records;
+mod secret;
+mod signer;
+mod state;
+pub mod store;
+pub mod target;
+#[cfg(feature = "testkit")]
+pub mod testkit;
+mod time;
+pub mod tls;
+pub mod worker;
+mod x509;
+
+pub use actor::{Actor, Permission, Role};
+pub use ca::{CertificateAuthority, ExtendedKeyUsage, LeafRequest};
+pub use catalog::Catalog;
+pub use clock::{Clock, SystemClock};
+pub use context::Context;
+pub use engine::{CertificateSpec, Engine, EngineBuilder};
+pub use env::{Env, NoHosts, State};
+pub use error::{Effect, Error, ErrorKind, ErrorReport, Result, Retry, Violation};
+pub use files::OnHost;
+pub use home::{Home, IntoHome};
+pub use id::{Id, Identified, check_name};
+pub use issuer::{
+    Challenge, ChallengeKind, Handle, Issuer, IssuerCapabilities, Order, Progress, Recovery, RenewalWindow,
+    RevocationReason, issue,
+};
+pub use keys::{Key, Keys, MemoryKeys};
+pub use random::bytes as random_bytes;
+pub use secret::{Sealed, SealedAt, SealedOnly, Sealer, Secret, SecretRef, Secrets};
+pub use signer::Signer;
+pub use target::{FileTarget, Target, WriteMode};
+pub use time::{Lifetime, Timestamp};
+pub use worker::{LocalWorker, Worker};
+pub use x509::{
+    Bundle, Chain, Csr, Fingerprint, KeyAlgorithm, KeyKind, PrivateKey, PublicKey, SerialNumber,
+    SignatureAlgorithm, SubjectAltName, X509Certificate,
+};

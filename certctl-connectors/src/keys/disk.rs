@@ -10,8 +10,8 @@ use std::{
 
 use async_trait::async_trait;
 use certctl_core::{
-    Error, ErrorKind, Id, Key, KeyAlgorithm, Keys, PrivateKey, PublicKey, Result, Retry, Signer,
-    host::HostPath,
+    Error, ErrorKind, Id, Key, KeyAlgorithm, Keys, PrivateKey, PublicKey, Result, Retry, Sealer, Secret,
+    Signer, host::HostPath,
 };
 
 use crate::hosts::local::{
@@ -20,6 +20,7 @@ use crate::hosts::local::{
     files,
 };
 
+const READ: &str = "read_key";
 /// Larger than any key in PEM.
 const MAX: u64 = 64 << 10;
 
@@ -110,45 +111,65 @@ impl Keys for DiskKeys {
 
 /// Writes a new key; if somebody else was faster, theirs is the key.
 fn create(path: &HostPath, algorithm: KeyAlgorithm) -> Result<PrivateKey> {
-    const STEP: &str = "create_key";
     let key = PrivateKey::generate(algorithm)?;
+    if write_once(path, key.to_pem().expose())? {
+        return Ok(key);
+    }
+    load(path)?.ok_or_else(|| Error::not_found("key file", path))
+}
+
+/// Writes a file durably, unless there is one already; says whether it did.
+fn write_once(path: &HostPath, bytes: &[u8]) -> Result<bool> {
+    const STEP: &str = "create_key";
     let (staged, file) = files::create_beside(STEP, path)?;
-    files::write(STEP, path, &file, key.to_pem().expose()).map_err(|error| files::discard(error, &staged))?;
+    files::write(STEP, path, &file, bytes).map_err(|error| files::discard(error, &staged))?;
     // A link, unlike a rename, never replaces a key that is there.
     let linked = fs::hard_link(staged.as_str(), path.as_str());
     let removed = fs::remove_file(staged.as_str());
-    match linked {
+    let written = match linked {
         Ok(()) => {
             removed.map_err(|error| fault(STEP, &staged, error))?;
-            files::sync_dir(STEP, &path.parent())?;
-            Ok(key)
+            true
         }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            let theirs = load(path)?.ok_or_else(|| fault(STEP, path, error))?;
-            // Theirs may not be durable yet.
-            files::sync_dir(STEP, &path.parent())?;
-            Ok(theirs)
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+        Err(error) => return Err(fault(STEP, path, error)),
+    };
+    // Theirs may not be durable yet.
+    files::sync_dir(STEP, &path.parent())?;
+    Ok(written)
+}
+
+/// The sealing key in this file (0600), made on first use. Blocks for a moment.
+#[cfg(feature = "sqlite")]
+pub(super) fn sealing_key(path: &Path) -> Result<Secret> {
+    let path = HostPath::parse(&path.to_string_lossy())?;
+    loop {
+        if let Some(key) = read_private(&path)? {
+            return Ok(key);
         }
-        Err(error) => Err(fault(STEP, path, error)),
+        write_once(&path, Sealer::generate_key().expose())?;
     }
 }
 
 fn load(path: &HostPath) -> Result<Option<PrivateKey>> {
-    const STEP: &str = "read_key";
-    let private = |facts: &Metadata| match facts.mode() & 0o077 == 0 && is_own(facts) {
-        true => Ok(()),
-        false => Err(exposed(STEP, path, facts, "chmod 600")),
-    };
-    let text = match files::read_if(STEP, path, MAX, private) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
     let damaged = |error: Error| {
         let message = format!("{path} is not a key as this program writes them; put it back from a backup");
-        refusal(STEP, path, "damaged", message).with_source(error)
+        refusal(READ, path, "damaged", message).with_source(error)
     };
-    PrivateKey::from_pem(&text).map(Some).map_err(damaged)
+    read_private(path)?.map(|text| PrivateKey::from_pem(&text).map_err(damaged)).transpose()
+}
+
+/// The content of a file that nobody else can get at; none if there is no such file.
+fn read_private(path: &HostPath) -> Result<Option<Secret>> {
+    let private = |facts: &Metadata| match facts.mode() & 0o077 == 0 && is_own(facts) {
+        true => Ok(()),
+        false => Err(exposed(READ, path, facts, "chmod 600")),
+    };
+    match files::read_if(READ, path, MAX, private) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn is_own(facts: &Metadata) -> bool {
