@@ -3,5 +3,7 @@
 // clippy.toml exempts test functions, but not the helpers beside them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+mod local_ca;
 mod local_host;
+mod rustls_target;
 mod sqlite;
