@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use crate::{
     Clock, Error, ErrorKind, Result, SealedOnly, Sealer, Secret, Secrets, SystemClock,
     host::{Host, Hosts},
-    store::{MemoryStore, Store},
+    state::MemoryState,
 };
 
 /// All that a connector's constructor gets besides its configuration.
@@ -37,14 +37,12 @@ impl Env {
 
     /// For a program that wants one connector and no engine: this machine's clock, state in memory, no hosts.
     pub fn in_memory() -> Self {
-        let sealer = Arc::new(Sealer::ephemeral());
-        let state = crate::state::StoreState::new(
-            Arc::new(MemoryStore::default()) as Arc<dyn Store>,
-            sealer.clone(),
+        Self::new(
             Arc::new(SystemClock),
-            "local".into(),
-        );
-        Self::new(Arc::new(SystemClock), Arc::new(SealedOnly(sealer)), Arc::new(state), Arc::new(NoHosts))
+            Arc::new(SealedOnly(Arc::new(Sealer::ephemeral()))),
+            Arc::new(MemoryState::default()),
+            Arc::new(NoHosts),
+        )
     }
 }
 

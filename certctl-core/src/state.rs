@@ -1,9 +1,10 @@
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
+use tokio::sync::Mutex;
 
 use crate::{
-    Actor, Clock, Result, SealedAt, Sealer, Secret,
+    Actor, Clock, Error, ErrorKind, Result, SealedAt, Sealer, Secret,
     env::State,
     records::{AuditEvent, StateRecord},
     store::{Change, Record, Store, Stored},
@@ -54,6 +55,28 @@ impl State for StoreState {
             Some(version) => change.update(&Stored::new(record, version))?,
         };
         Ok(self.store.commit(change).await?.first().copied().unwrap_or_default())
+    }
+}
+
+/// A connector's state in memory, for a connector without an engine.
+#[derive(Debug, Default)]
+pub(crate) struct MemoryState(Mutex<BTreeMap<String, (Secret, u64)>>);
+
+#[async_trait]
+impl State for MemoryState {
+    async fn load(&self, name: &str) -> Result<Option<(Secret, u64)>> {
+        Ok(self.0.lock().await.get(name).cloned())
+    }
+
+    async fn save(&self, name: &str, value: &Secret, expected: Option<u64>) -> Result<u64> {
+        let mut entries = self.0.lock().await;
+        let version = entries.get(name).map(|(_, version)| *version);
+        if version != expected {
+            return Err(Error::new(ErrorKind::Conflict, format!("somebody else has saved {name}")));
+        }
+        let next = version.unwrap_or_default() + 1;
+        entries.insert(name.to_owned(), (value.clone(), next));
+        Ok(next)
     }
 }
 

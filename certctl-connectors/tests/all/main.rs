@@ -5,7 +5,11 @@
 
 #[cfg(feature = "local-host")]
 mod disk_keys;
+#[cfg(feature = "local-ca")]
+mod local_ca;
 #[cfg(feature = "local-host")]
 mod local_host;
+#[cfg(feature = "rustls")]
+mod rustls_target;
 #[cfg(feature = "sqlite")]
 mod sqlite;

@@ -7,9 +7,8 @@ mod ca;
 mod clock;
 mod host;
 mod keys;
+mod issuer;
 mod openssl;
 mod store;
-mod x509;
-
-mod issuer;
 mod tls;
+mod x509;
