@@ -50,8 +50,17 @@ pub use secret::{Sealed, SealedAt, SealedOnly, Sealer, Secret, SecretRef, Secret
 pub use signer::Signer;
 pub use target::{FileTarget, Target, WriteMode};
 pub use time::{Lifetime, Timestamp};
+pub use tls::TlsResolver;
 pub use worker::{LocalWorker, Worker};
 pub use x509::{
     Bundle, Chain, Csr, Fingerprint, KeyAlgorithm, KeyKind, PrivateKey, PublicKey, SerialNumber,
     SignatureAlgorithm, SubjectAltName, X509Certificate,
 };
+
+/// Traits whose methods read as if they were the connectors' own.
+pub mod prelude {
+    pub use crate::{
+        connectors::{IssuerConfig, TargetConfig, TargetConfigExt},
+        store::StoreExt,
+    };
+}

@@ -1,13 +1,13 @@
 //! What somebody can ask of the engine. Each command checks the actor, writes rows, and leaves the rest to the job loop.
 
 use crate::{
-    Actor, Error, ErrorKind, Id, Permission, Result,
+    Actor, Error, ErrorKind, Id, Permission, Result, X509Certificate,
     engine::{
         CertificateSpec, Engine, EventStream, Inner, JobWatch, deploy, issue, plan,
         spec::{self, Wanted},
     },
     records::{
-        AuditEvent, Certificate, CertificateStatus, Deployment, DeploymentState, Holder, Job, JobState,
+        AuditEvent, Certificate, CertificateStatus, Deployment, DeploymentState, Holder, IssuerRecord, Job, JobState,
         KeyPolicy, Placement, TargetRecord, Version,
     },
     store::{Change, Store, StoreExt, Stored},
@@ -202,6 +202,17 @@ impl Engine {
         let mut jobs: Vec<Stored<Job>> = self.inner.store.list_by("certificate", certificate.into()).await?;
         jobs.sort_by(|a, b| b.id.cmp(&a.id));
         Ok(jobs)
+    }
+
+    /// The certificates that relying parties have to trust for this issuer's certificates; empty if the issuer is a public
+    /// CA, or does not say.
+    ///
+    /// # Errors
+    /// `NotFound`, and what the issuer gives.
+    pub async fn trust_anchors(&self, issuer: &str) -> Result<Vec<X509Certificate>> {
+        let record: Stored<IssuerRecord> = self.inner.store.resolve(issuer).await?;
+        let cx = crate::Context::new(self.inner.clock.clone());
+        self.inner.catalog.issuer(&record).await?.trust_anchors(&cx).await
     }
 
     /// What happens from now on, as it happens.

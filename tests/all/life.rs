@@ -1,0 +1,1 @@
+//! Life without a server.

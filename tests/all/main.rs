@@ -1,0 +1,15 @@
+//! The lifecycle as an embedder sees it, on real servers, in one binary.
+
+// clippy.toml exempts test functions, but not the helpers beside them. Tests start servers and children of their own.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::disallowed_methods
+)]
+
+mod life;
+mod nginx;
+mod server;
+mod world;
