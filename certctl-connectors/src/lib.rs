@@ -1,4 +1,6 @@
 //! Issuers, targets, stores, hosts and key stores for certctl.
+//!
+//! Each connector is one file; [`ISSUERS`] and [`TARGETS`] have a row for each kind that is compiled in.
 
 #[cfg(feature = "sqlite")]
 mod home;
@@ -23,7 +25,12 @@ pub static ISSUERS: &[IssuerKind] = &[
 ];
 
 /// The targets of this crate, one row a kind.
-pub static TARGETS: &[TargetKind] = &[];
+pub static TARGETS: &[TargetKind] = &[
+    #[cfg(feature = "files")]
+    TargetKind::of::<targets::Files>(),
+    #[cfg(feature = "nginx")]
+    TargetKind::of::<targets::Nginx>(),
+];
 
 /// A table with every connector of this crate.
 pub fn connectors() -> Connectors {

@@ -11,8 +11,8 @@ use std::{
 use async_trait::async_trait;
 use certctl_connectors::issuers::{ISSUERS, LocalCa};
 use certctl_core::{
-    Chain, Clock, Context, Env, Error, ErrorKind, ExtendedKeyUsage, Issuer,
-    KeyAlgorithm, KeyKind, Lifetime, Order, PrivateKey, Progress, Result, Secret, State, Timestamp,
+    Chain, Clock, Context, Env, Error, ErrorKind, ExtendedKeyUsage, Issuer, KeyAlgorithm, KeyKind, Lifetime,
+    Order, PrivateKey, Progress, Result, Secret, State, Timestamp,
     connectors::{Connectors, IssuerConfig, IssuerKind},
     testkit::{
         clock::TestClock,
@@ -205,7 +205,8 @@ async fn one_issuer_that_is_used_at_once_makes_one_ca() {
     let all = [(); 8].map(|()| ca.submit(&world.cx, &order));
     let [a, b, c, d, e, f, g, h] = all;
     let all = tokio::join!(a, b, c, d, e, f, g, h);
-    let chains = [all.0, all.1, all.2, all.3, all.4, all.5, all.6, all.7].map(|answer| issued(answer.unwrap()));
+    let chains =
+        [all.0, all.1, all.2, all.3, all.4, all.5, all.6, all.7].map(|answer| issued(answer.unwrap()));
     assert!(chains.iter().all(|chain| chain.leaf().tbs_der() == chains[0].leaf().tbs_der()));
     assert!(chains.iter().all(|chain| chain.certificates()[1] == chains[0].certificates()[1]));
 }
@@ -378,7 +379,8 @@ fn configurations_are_checked() {
     let kind = connectors.issuer("local").unwrap();
     assert_eq!(connectors.issuer("GenericCA").unwrap().name, kind.name);
     kind.check(&json!({})).unwrap();
-    kind.check(&json!({ "ca_common_name": "Mine", "validity_days": 1, "key_algorithm": "RSA-4096" })).unwrap();
+    kind.check(&json!({ "ca_common_name": "Mine", "validity_days": 1, "key_algorithm": "RSA-4096" }))
+        .unwrap();
     for (config, pointers) in [
         (json!({ "ca_common_name": "" }), &["/ca_common_name"][..]),
         (json!({ "ca_common_name": "x".repeat(49) }), &["/ca_common_name"]),
@@ -423,7 +425,15 @@ async fn openssl_verifies_the_chain() {
     let issuers = file("issuers.pem", chain.issuers_pem());
     let leaf = file("leaf.pem", chain.leaf().to_pem());
     let mut command = std::process::Command::new("openssl");
-    command.args(["verify", "-x509_strict", "-purpose", "sslserver", "-verify_hostname", "web.test", "-CAfile"]);
+    command.args([
+        "verify",
+        "-x509_strict",
+        "-purpose",
+        "sslserver",
+        "-verify_hostname",
+        "web.test",
+        "-CAfile",
+    ]);
     let output = match command.arg(&root).arg("-untrusted").arg(&issuers).arg(&leaf).output() {
         Ok(output) => output,
         Err(error) => {

@@ -13,3 +13,5 @@ mod local_host;
 mod rustls_target;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+#[cfg(all(feature = "local-host", feature = "nginx", feature = "files"))]
+mod targets;

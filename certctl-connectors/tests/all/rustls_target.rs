@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use certctl_connectors::targets::{ResolverTarget, resolver_target};
 use certctl_core::{
-    Bundle, Chain, Clock, Context, ErrorKind, Fingerprint, Issuer, IssuerCapabilities, KeyAlgorithm, Progress,
-    Recovery, Target,
+    Bundle, Chain, Clock, Context, ErrorKind, Fingerprint, Issuer, IssuerCapabilities, KeyAlgorithm,
+    Progress, Recovery, Target,
     connectors::TargetDeclaration,
     target::{Pair, Snapshot},
     testkit::{
@@ -140,7 +140,8 @@ async fn a_chain_that_grew_is_a_change() {
     let world = world().await;
     let cx = &world.cx;
     let whole = &world.bundles[0];
-    let alone = Bundle { chain: Chain::new(vec![whole.chain.leaf().clone()]).unwrap(), key: whole.key.clone() };
+    let alone =
+        Bundle { chain: Chain::new(vec![whole.chain.leaf().clone()]).unwrap(), key: whole.key.clone() };
     world.target.apply(cx, &alone).await.unwrap();
     let grown = whole.chain.certificates().len() > 1;
     assert!(grown, "the chain has an issuer to add");

@@ -91,9 +91,7 @@ impl<T: FileTarget> OnHost<T> {
             match self.host.stage(destination, &change.spec, &change.content).await {
                 Ok(one) => staged.push(one),
                 Err(error) => {
-                    if self.unstage(&staged).await {
-                        self.set_swept(true);
-                    }
+                    self.unstage(&staged).await;
                     return Err(error.with("step", "stage").with("file", destination).with("written", 0));
                 }
             }
@@ -101,13 +99,11 @@ impl<T: FileTarget> OnHost<T> {
         Ok(staged)
     }
 
-    /// Whether all of them could be removed; those that could not are swept away later.
-    async fn unstage(&self, staged: &[Staged]) -> bool {
-        let mut all = true;
+    /// What can't be removed now, or what the host staged without our hearing of it, is swept away later.
+    async fn unstage(&self, staged: &[Staged]) {
         for one in staged {
-            all &= self.host.remove(&one.path).await.is_ok();
+            let _ = self.host.remove(&one.path).await;
         }
-        all
     }
 
     /// What has to be done to this file, if anything. `known` is its content, where somebody has read it already.

@@ -9,3 +9,4 @@ pub mod host;
 pub mod issuer;
 pub mod keys;
 pub mod store;
+pub mod target;

@@ -5,9 +5,11 @@
 
 mod ca;
 mod clock;
+mod command;
+mod files;
 mod host;
-mod keys;
 mod issuer;
+mod keys;
 mod openssl;
 mod store;
 mod tls;

@@ -54,7 +54,10 @@ async fn the_name_that_is_asked_for_chooses_the_certificate() {
         ] {
             let seen = probe(&config, asked, None).await.unwrap();
             assert_eq!(Some(seen.leaf.fingerprint()), resolver.current(slot), "{asked:?}");
-            assert_eq!(seen.version, if version.version == TLS12.version { TlsVersion::V1_2 } else { TlsVersion::V1_3 });
+            assert_eq!(
+                seen.version,
+                if version.version == TLS12.version { TlsVersion::V1_2 } else { TlsVersion::V1_3 }
+            );
             assert_eq!(seen.chain().unwrap(), resolver.bundle(slot).unwrap().chain);
         }
     }
@@ -80,7 +83,11 @@ async fn each_key_type_of_a_server_with_several_is_seen() {
         let config = only(&resolver, version);
         for (algorithm, key_type) in kinds {
             let seen = probe(&config, Some("dual.test"), Some(key_type)).await.unwrap();
-            assert_eq!(Some(seen.leaf.fingerprint()), resolver.current(&algorithm.to_string()), "{key_type:?}");
+            assert_eq!(
+                Some(seen.leaf.fingerprint()),
+                resolver.current(&algorithm.to_string()),
+                "{key_type:?}"
+            );
             assert_eq!(KeyType::of(seen.leaf.public_key().unwrap().kind()), key_type);
         }
     }
@@ -105,7 +112,8 @@ async fn every_algorithm_is_verified() {
         let bundle = ca.bundle(algorithm, &["web.test"]).await;
         for version in [&TLS12, &TLS13] {
             let config = serving(certified(&bundle.chain, &bundle.key), version);
-            let seen = probe(&config, Some("web.test"), None).await.unwrap_or_else(|e| panic!("{algorithm}: {e}"));
+            let seen =
+                probe(&config, Some("web.test"), None).await.unwrap_or_else(|e| panic!("{algorithm}: {e}"));
             assert_eq!(seen.leaf, *bundle.chain.leaf());
         }
     }
@@ -155,7 +163,8 @@ async fn a_server_that_wants_a_client_certificate_has_shown_its_own() {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from(ca.0.certificate().der())).unwrap();
     let provider = Arc::new(default_provider());
-    let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build().unwrap();
+    let clients =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build().unwrap();
     for version in [&TLS12, &TLS13] {
         let config = ServerConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&[version])
@@ -199,7 +208,8 @@ async fn a_recorded_answer_is_refused() {
         .unwrap()
         .with_root_certificates(RootCertStore::empty())
         .with_no_client_auth();
-    let mut client = ClientConnection::new(Arc::new(client), ServerName::try_from("web.test").unwrap()).unwrap();
+    let mut client =
+        ClientConnection::new(Arc::new(client), ServerName::try_from("web.test").unwrap()).unwrap();
     let mut server = ServerConnection::new(config).unwrap();
     let (mut hello, mut recorded) = (Vec::new(), Vec::new());
     client.write_tls(&mut hello).unwrap();
@@ -247,7 +257,8 @@ async fn servers_that_speak_something_else_are_refused_in_words() {
 async fn a_server_that_says_nothing_is_left_at_the_deadline() {
     let (ours, theirs) = tokio::io::duplex(1 << 16);
     let began = tokio::time::Instant::now();
-    let refused = handshake(Box::new(ours), Some("web.test"), None, Duration::from_secs(7)).await.unwrap_err();
+    let refused =
+        handshake(Box::new(ours), Some("web.test"), None, Duration::from_secs(7)).await.unwrap_err();
     assert_eq!(began.elapsed().as_secs(), 7);
     assert_eq!(refused.kind(), ErrorKind::Unavailable);
     assert!(refused.message().contains("within 7s"), "{refused}");
@@ -405,7 +416,9 @@ struct Ca(CertificateAuthority);
 async fn ca() -> Ca {
     let key = Arc::new(key(KeyAlgorithm::EcdsaP256));
     let begin = NOW - DAY * 3_650;
-    Ca(CertificateAuthority::create_root(key, "Test CA", begin, Lifetime::days(20_000), [7; 20]).await.unwrap())
+    Ca(CertificateAuthority::create_root(key, "Test CA", begin, Lifetime::days(20_000), [7; 20])
+        .await
+        .unwrap())
 }
 
 impl Ca {
@@ -414,7 +427,13 @@ impl Ca {
         Bundle { chain: self.leaf(&key, names, NOW - DAY * 2_000, NOW + DAY * 2_000).await, key }
     }
 
-    async fn leaf(&self, key: &PrivateKey, names: &[&str], not_before: Timestamp, not_after: Timestamp) -> Chain {
+    async fn leaf(
+        &self,
+        key: &PrivateKey,
+        names: &[&str],
+        not_before: Timestamp,
+        not_after: Timestamp,
+    ) -> Chain {
         let request = LeafRequest {
             public_key: key.public_key().clone(),
             names: names.iter().map(|name| name.parse().unwrap()).collect(),
