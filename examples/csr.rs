@@ -4,7 +4,9 @@
 
 use std::error::Error;
 
-use certctl::{Context, Csr, Env, KeyAlgorithm, PrivateKey, SubjectAltName, SystemClock, issuers::LocalCa, prelude::*};
+use certctl::{
+    Context, Csr, Env, KeyAlgorithm, PrivateKey, SubjectAltName, SystemClock, issuers::LocalCa, prelude::*,
+};
 
 #[tokio::main]
 #[allow(clippy::print_stdout)] // A program talks to its operator.

@@ -12,13 +12,8 @@ use std::{
 };
 
 use certctl::{
-    Actor, Bundle, CertificateSpec, Chain, Engine, PrivateKey, Secret, TlsResolver,
-    engine::Event,
-    issuers::LocalCa,
-    prelude::*,
-    records::CertificateStatus,
-    stores::SqliteStore,
-    targets::Files,
+    Actor, Bundle, CertificateSpec, Chain, Engine, PrivateKey, Secret, TlsResolver, engine::Event,
+    issuers::LocalCa, prelude::*, records::CertificateStatus, stores::SqliteStore, targets::Files,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -40,7 +35,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .issuer("local", LocalCa::default())
         .target(
             "web",
-            Files { cert_path: text(&cert), key_path: text(&key), ..Default::default() }.probe([address.to_string()]),
+            Files { cert_path: text(&cert), key_path: text(&key), ..Default::default() }
+                .probe([address.to_string()]),
         )
         .build()
         .await?;
@@ -49,13 +45,16 @@ async fn main() -> Result<(), Box<dyn Error>> {
     tokio::spawn(narrate(engine.events()));
 
     say(&format!("certctl lives in {} and listens on {address}", data.display()));
-    let spec = CertificateSpec::new("web").dns("localhost").ip("127.0.0.1").ip("::1").issuer("local").target("web");
+    let spec =
+        CertificateSpec::new("web").dns("localhost").ip("127.0.0.1").ip("::1").issuer("local").target("web");
     let certificate = engine.ensure(&Actor::process(), spec).await?;
 
     let ca = data.join("ca.pem");
     std::fs::write(&ca, engine.trust_anchors("local").await?.iter().map(|c| c.to_pem()).collect::<String>())?;
     match (certificate.status, certificate.not_after) {
-        (CertificateStatus::Active, Some(until)) => say(&format!("the certificate is served; it is good until {until}")),
+        (CertificateStatus::Active, Some(until)) => {
+            say(&format!("the certificate is served; it is good until {until}"))
+        }
         (status, _) => say(&format!("the certificate is {}: {:?}", status.as_str(), certificate.reason)),
     }
     say("Try it:");
@@ -63,7 +62,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     say(&format!(
         "Then break it: rm {}; stop this with Ctrl-C, start it again, and it is mended.\nNext: the examples custom_issuer, \
          custom_target and csr (cargo run --example csr), and the guide (make docs).",
-        demo.join("web.key").strip_prefix(std::env::current_dir()?).unwrap_or(&demo.join("web.key")).display()
+        demo.join("web.key")
+            .strip_prefix(std::env::current_dir()?)
+            .unwrap_or(&demo.join("web.key"))
+            .display()
     ));
 
     engine
@@ -104,7 +106,8 @@ async fn serve(listener: TcpListener, cert: PathBuf, key: PathBuf) {
             let mut request = [0; 4096];
             let _ = stream.read(&mut request).await?;
             let body = "hello from certctl\n";
-            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+            let head =
+                format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
             stream.write_all(head.as_bytes()).await?;
             stream.write_all(body.as_bytes()).await?;
             stream.shutdown().await

@@ -35,7 +35,8 @@ async fn ensure_issues_deploys_and_proves() {
     let at_rest = assert_whole(&nginx.cert("web"), &nginx.key("web"));
     assert_eq!(at_rest.certificates().len(), 2, "leaf and issuing CA");
     // Nothing is left beside the pair.
-    let left: Vec<_> = std::fs::read_dir(world.path("nginx/tls")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let left: Vec<_> =
+        std::fs::read_dir(world.path("nginx/tls")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(left.len(), 2, "{left:?}");
 
     // The same again touches nothing, and says so.

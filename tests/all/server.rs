@@ -9,8 +9,8 @@ use std::{
 
 use certctl::{
     Chain, Context, SystemClock,
-    hosts::LocalHost,
     host::{Endpoint, Host},
+    hosts::LocalHost,
     targets::Nginx as Config,
 };
 
@@ -25,7 +25,10 @@ pub fn has_nginx() -> bool {
 }
 
 fn nginx_program() -> Option<PathBuf> {
-    ["/usr/sbin/nginx", "/usr/local/sbin/nginx", "/usr/bin/nginx"].map(PathBuf::from).into_iter().find(|p| p.exists())
+    ["/usr/sbin/nginx", "/usr/local/sbin/nginx", "/usr/bin/nginx"]
+        .map(PathBuf::from)
+        .into_iter()
+        .find(|p| p.exists())
 }
 
 /// A port that is free now.
@@ -122,11 +125,7 @@ impl Nginx {
     fn run(&self, rest: &str) -> std::process::Output {
         let line = self.command(rest);
         let mut words = line.split(' ').skip(1);
-        Command::new(nginx_program().unwrap())
-            .args(&mut words)
-            .stdin(Stdio::null())
-            .output()
-            .unwrap()
+        Command::new(nginx_program().unwrap()).args(&mut words).stdin(Stdio::null()).output().unwrap()
     }
 
     pub fn stop(&self) {
@@ -162,7 +161,9 @@ pub async fn served(endpoint: &str, server_name: &str) -> Option<Chain> {
 
 /// A bundle of a CA that nobody knows.
 pub async fn other_bundle(name: &str) -> certctl::Bundle {
-    use certctl::{Csr, Env, KeyAlgorithm, PrivateKey, SubjectAltName, connectors::IssuerConfig, issuers::LocalCa};
+    use certctl::{
+        Csr, Env, KeyAlgorithm, PrivateKey, SubjectAltName, connectors::IssuerConfig, issuers::LocalCa,
+    };
     let key = PrivateKey::generate(KeyAlgorithm::EcdsaP256).unwrap();
     let names = [SubjectAltName::dns(&format!("{name}.test")).unwrap()];
     let csr = Csr::create(&key, None, &names).await.unwrap();

@@ -61,7 +61,13 @@ pub async fn deployment(engine: &Engine, certificate: &Certificate) -> Stored<De
 
 #[track_caller]
 pub fn assert_proved(deployment: &Deployment) {
-    assert_eq!(deployment.state, DeploymentState::Proved, "{:#?} {:?}", deployment.error, deployment.warnings);
+    assert_eq!(
+        deployment.state,
+        DeploymentState::Proved,
+        "{:#?} {:?}",
+        deployment.error,
+        deployment.warnings
+    );
 }
 
 /// No certificate of this engine was issued without being recorded, or recorded twice.

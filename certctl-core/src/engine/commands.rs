@@ -7,8 +7,8 @@ use crate::{
         spec::{self, Wanted},
     },
     records::{
-        AuditEvent, Certificate, CertificateStatus, Deployment, DeploymentState, Holder, IssuerRecord, Job, JobState,
-        KeyPolicy, Placement, TargetRecord, Version,
+        AuditEvent, Certificate, CertificateStatus, Deployment, DeploymentState, Holder, IssuerRecord, Job,
+        JobState, KeyPolicy, Placement, TargetRecord, Version,
     },
     store::{Change, Store, StoreExt, Stored},
     target::Plan,
