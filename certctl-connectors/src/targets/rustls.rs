@@ -115,9 +115,9 @@ impl Target for ResolverTarget {
     }
 
     async fn snapshot(&self, _: &Context, name: &str) -> Result<Snapshot> {
-        let mut snapshots = self.snapshots();
-        let kept = snapshots.entry(name.to_owned()).or_insert_with(|| self.resolver.bundle(&self.slot));
-        let certificate = kept.as_ref().map(|bundle| bundle.chain.leaf().fingerprint());
+        let current = self.resolver.bundle(&self.slot);
+        let certificate = current.as_ref().map(|bundle| bundle.chain.leaf().fingerprint());
+        self.snapshots().insert(name.to_owned(), current);
         let state = State { name: name.to_owned(), certificate };
         Ok(Snapshot { place: "this process's memory".to_owned(), state: state.write()? })
     }

@@ -42,6 +42,15 @@ impl World {
         LocalCa::default().connect(self.env.clone()).await.unwrap()
     }
 
+    /// Made yesterday: no certificate begins before the CA does.
+    async fn ready_ca(&self) -> Arc<dyn Issuer> {
+        let ca = self.ca().await;
+        let first = self.issue(&ca, &self.order(None).await).await;
+        assert_eq!(first.leaf().not_before(), first.certificates()[1].not_before());
+        self.clock.advance(DAY);
+        ca
+    }
+
     async fn order(&self, lifetime: Option<Lifetime>) -> Order {
         order(&self.clock, KeyAlgorithm::EcdsaP256, &["web.test"], lifetime).await.0
     }
@@ -86,7 +95,7 @@ async fn conforms_with_rsa_and_ed25519_keys_of_its_own() {
 #[tokio::test]
 async fn the_chain_is_a_leaf_and_an_issuing_ca_under_the_root() {
     let world = world();
-    let ca = world.ca().await;
+    let ca = world.ready_ca().await;
     let order = world.order(None).await;
     let chain = world.issue(&ca, &order).await;
     let root = world.root(&ca).await;
@@ -107,10 +116,7 @@ async fn the_chain_is_a_leaf_and_an_issuing_ca_under_the_root() {
 #[tokio::test]
 async fn a_profile_decides_about_lifetime_and_usage() {
     let world = world();
-    let ca = world.ca().await;
-    // The CA's own beginning is behind us by then.
-    world.issue(&ca, &world.order(None).await).await;
-    world.clock.advance(DAY);
+    let ca = world.ready_ca().await;
     let mut order = world.order(Some(Lifetime::hours(2))).await;
     order.profile.extended_key_usages = vec![ExtendedKeyUsage::ClientAuth];
     let leaf = world.issue(&ca, &order).await.leaf().clone();
@@ -256,9 +262,11 @@ async fn the_issuing_ca_is_replaced_before_a_leaf_would_outlive_it() {
 #[tokio::test]
 async fn a_lifetime_beyond_the_usual_issuing_ca_gets_one_that_lives_long_enough() {
     let world = world();
-    let ca = world.ca().await;
+    let ca = world.ready_ca().await;
     let chain = world.issue(&ca, &world.order(Some(Lifetime::days(3_650))).await).await;
-    assert_eq!(chain.leaf().not_after().since(chain.leaf().not_before()), DAY * 3_650);
+    let span = chain.leaf().not_after().since(chain.leaf().not_before());
+    assert!(span <= DAY * 3_650 && span > DAY * 3_649);
+    assert_eq!(chain.certificates()[1].subject_common_name(), Some("CertCtl Local CA Issuing 2"));
     assert!(chain.leaf().not_after() <= chain.certificates()[1].not_after());
 }
 

@@ -11,6 +11,7 @@ use certctl_core::{
     testkit::{
         clock::TestClock,
         issuer::{ScriptedIssuer, order},
+        target::{bundles, conformance},
     },
     tls::TlsResolver,
 };
@@ -50,6 +51,12 @@ impl World {
 }
 
 #[tokio::test]
+async fn conforms() {
+    let target = resolver_target(&Arc::new(TlsResolver::new()), "web");
+    conformance(&*target, &bundles(&["web.test".parse().unwrap()]).await).await;
+}
+
+#[tokio::test]
 async fn what_is_applied_is_at_rest_and_twice_is_once() {
     let world = world().await;
     let (target, cx) = (&world.target, &world.cx);
@@ -78,8 +85,6 @@ async fn a_snapshot_brings_back_what_was_there_also_nothing() {
     target.apply(cx, &world.bundles[0]).await.unwrap();
     let first = target.snapshot(cx, "two").await.unwrap();
     target.apply(cx, &world.bundles[1]).await.unwrap();
-    // As after a crash: the snapshot exists, and stays what it was.
-    assert_eq!(target.snapshot(cx, "two").await.unwrap(), first);
     let stored = serde_json::to_string(&first).unwrap();
     assert!(!stored.contains("PRIVATE"), "a snapshot is a reference: {stored}");
     let first: Snapshot = serde_json::from_str(&stored).unwrap();
@@ -94,7 +99,6 @@ async fn a_snapshot_brings_back_what_was_there_also_nothing() {
     for snapshot in [&empty, &first, &first] {
         target.discard(cx, snapshot).await.unwrap();
     }
-    // The name is free again.
     target.apply(cx, &world.bundles[2]).await.unwrap();
     let third = target.snapshot(cx, "two").await.unwrap();
     target.apply(cx, &world.bundles[0]).await.unwrap();

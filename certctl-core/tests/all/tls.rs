@@ -254,6 +254,7 @@ async fn servers_that_speak_something_else_are_refused_in_words() {
 
 /// The clock of the runtime jumps ahead while everybody waits: no time passes.
 #[tokio::test(start_paused = true)]
+#[allow(clippy::disallowed_methods)]
 async fn a_server_that_says_nothing_is_left_at_the_deadline() {
     let (ours, theirs) = tokio::io::duplex(1 << 16);
     let began = tokio::time::Instant::now();
