@@ -197,7 +197,7 @@ async fn certbots_directories_are_refused() {
     assert_eq!(fs::read(world.path("letsencrypt/archive/www/cert1.pem")).unwrap(), b"certbot's");
 
     let direct = World::with(|nginx| {
-        nginx.cert_path = world.path("letsencrypt/live/www/new.pem").to_str().unwrap().into()
+        nginx.cert_path = world.path("letsencrypt/live/www/new.pem").to_str().unwrap().into();
     });
     assert!(direct.refusal(&bundle).await.message().contains("certbot"));
 }
