@@ -151,7 +151,7 @@ async fn owner_and_mode_survive_and_an_open_key_is_closed() {
     let world = World::new();
     world.write("web.crt", old.chain.to_pem(), 0o664);
     world.write("web.key", old.key.to_pem().expose(), 0o644);
-    let owner = if rustix_is_root() { (12_345, 54_321) } else { owner(&world.path("web.key")) };
+    let owner = if is_root() { (12_345, 54_321) } else { owner(&world.path("web.key")) };
     for name in ["web.crt", "web.key"] {
         chown(world.path(name), Some(owner.0), Some(owner.1)).unwrap();
     }
@@ -197,7 +197,7 @@ async fn certbots_directories_are_refused() {
     assert_eq!(fs::read(world.path("letsencrypt/archive/www/cert1.pem")).unwrap(), b"certbot's");
 
     let direct = World::with(|nginx| {
-        nginx.cert_path = world.path("letsencrypt/live/www/new.pem").to_str().unwrap().into()
+        nginx.cert_path = world.path("letsencrypt/live/www/new.pem").to_str().unwrap().into();
     });
     assert!(direct.refusal(&bundle).await.message().contains("certbot"));
 }
@@ -377,6 +377,6 @@ fn owner_of_both(world: &World) -> [(u32, u32); 2] {
 }
 
 /// Only root can give files away.
-fn rustix_is_root() -> bool {
+fn is_root() -> bool {
     owner(Path::new("/proc/self")).0 == 0
 }

@@ -113,6 +113,7 @@ impl<T: FileTarget> OnHost<T> {
             return self.host.overwrite(&file.destination, &content).await;
         }
         let waiting = restoring(&file.destination)?;
+        // Another process may have been killed here while this one thought that it had swept.
         self.host.remove(&waiting).await?;
         let put = match self.host.copy(&copy.path, &waiting).await {
             Ok(()) => self.host.rename(&waiting, &file.destination).await,

@@ -197,6 +197,46 @@ async fn one_file_that_cannot_be_restored_does_not_keep_the_others() {
     assert!(error.message().contains("1 of 3 files"), "{error}");
     assert_eq!(error.context_value("file"), Some("/tls/web.crt"));
     assert_eq!(world.memory.content("/tls/web.key").unwrap(), old.key.to_pem().expose());
+    let beside = |path: &String| path.starts_with("/tls/.") && !path.starts_with(&snapshot.place);
+    assert!(
+        !world.memory.files().iter().any(beside),
+        "no copy of a key lies about: {:?}",
+        world.memory.files()
+    );
+}
+
+#[tokio::test]
+async fn what_another_process_left_in_the_way_of_a_restore_is_removed() {
+    let [old, new] = two_bundles().await;
+    let world = World::new(Some(&old), WriteMode::Atomic).await;
+    let snapshot = world.snapshot().await;
+    world.target.apply(&context(), &new).await.unwrap();
+    world.memory.put("/tls/.web.key.certctl-restore", "half");
+    world.target.restore(&context(), &snapshot).await.unwrap();
+    world.assert_old("restored").await;
+    world.target.discard(&context(), &snapshot).await.unwrap();
+    world.assert_tidy("afterwards");
+}
+
+#[tokio::test]
+async fn a_kill_without_a_journal_leaves_nothing_behind_after_the_next_deployment() {
+    let [old, new] = two_bundles().await;
+    for nth in 1.. {
+        let mut world = World::new(Some(&old), WriteMode::Atomic).await;
+        world.snapshot().await;
+        world.host.reset();
+        world.host.kill_nth(nth, When::After);
+        let ended = world.target.apply(&context(), &new).await.is_ok();
+        world.restart();
+        let snapshot = world.snapshot().await;
+        world.target.apply(&context(), &new).await.unwrap();
+        world.target.discard(&context(), &snapshot).await.unwrap();
+        assert_holds(&world.target, &new, "deployed").await;
+        world.assert_tidy(&format!("killed at {nth}"));
+        if ended {
+            break;
+        }
+    }
 }
 
 #[tokio::test]
