@@ -17,7 +17,7 @@ impl IntoHome for SqliteStore {
         let sealer = Arc::new(Sealer::new(&crate::keys::sealing_key(&directory.join("master.key"))?)?);
         Ok(Home {
             keys: Arc::new(DiskKeys::open(directory.join("keys"))?),
-            hosts: Arc::new(LocalHosts::default()),
+            hosts: Arc::new(LocalHosts),
             secrets: Arc::new(ProcessSecrets(sealer.clone())),
             sealer,
             connectors: crate::connectors(),

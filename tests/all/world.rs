@@ -1,6 +1,6 @@
 //! What the tests share: a directory with everything in it, and engines that live there.
 
-use std::{path::PathBuf, sync::Arc};
+use std::path::PathBuf;
 
 use certctl::{
     Actor, CertificateSpec, Engine, EngineBuilder, Home, IntoHome,
@@ -103,9 +103,4 @@ impl Running {
         let _ = self.stop.take().unwrap().send(());
         self.task.take().unwrap().await.unwrap().unwrap();
     }
-}
-
-/// Sets up `Arc` around anything, for readability at call sites.
-pub fn arc<T>(value: T) -> Arc<T> {
-    Arc::new(value)
 }

@@ -109,7 +109,8 @@ impl Engine {
                 deployment.wanted = Some(version.clone());
                 let Some(item) = deploy::item_for_plan(inner, &deployment).await? else { continue };
                 let target = item.target.name.clone();
-                match inner.worker.execute(&cx, Work::Plan(item), &MemoryJournal::default()).await? {
+                match inner.worker.execute(&cx, Work::Plan(Box::new(item)), &MemoryJournal::default()).await?
+                {
                     WorkReport::Plan(plan) => plans.push(DeploymentPlan { target, plan }),
                     _ => return Err(Error::internal("the worker did not answer with a plan")),
                 }

@@ -529,10 +529,9 @@ async fn forget_keys(engine: &Inner, held: &mut Held, cx: &Context, placement: &
 async fn cancel(engine: &Inner, held: &mut Held, attempt: Option<&Id<Attempt>>) -> Result<Next> {
     let Subject { mut placement, .. } = subject(engine, &held.job).await?;
     placement.job = None;
-    placement.renew_at = match &placement.version {
-        Some(_) => Some(engine.clock.now() + std::time::Duration::from_secs(86_400)),
-        None => None,
-    };
+    // Who stops a renewal wants it later, not never.
+    let tomorrow = engine.clock.now() + std::time::Duration::from_secs(86_400);
+    placement.renew_at = placement.version.as_ref().map(|_| tomorrow);
     let mut dead = match attempt {
         Some(attempt) => Some(engine.store.read(attempt).await?),
         None => None,

@@ -1,11 +1,15 @@
 //! The one job loop.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::task::JoinSet;
 
 use crate::{
-    Context, Error, ErrorKind, Id, Result,
+    Context, Error, ErrorKind, Id, Result, Timestamp,
     engine::{
         Engine, Inner, challenge, deploy,
         held::{Held, is_conflict, reload},
@@ -15,7 +19,7 @@ use crate::{
     },
     random,
     records::{Certificate, Job, JobState, Place},
-    store::{Filter, LeaseRequest, LeaseUse, LeaseWhat, Record, Stored, Test},
+    store::{Filter, Lease, LeaseRequest, LeaseUse, LeaseWhat, Record, Stored, Test},
 };
 
 /// How long a lease holds without a sign of life.
@@ -35,47 +39,30 @@ impl Engine {
         let inner = &self.inner;
         let mut tasks = JoinSet::new();
         let mut changes = inner.changes();
-        let mut housekept = crate::Timestamp::EPOCH;
+        let mut turn = Turn::default();
         tokio::pin!(until);
         loop {
             changes.mark_unchanged();
-            let mut busy = false;
-            let now = inner.clock.now();
-            if tasks.len() < inner.at_once {
-                let turn = async {
-                    let scheduled = schedule::due(inner).await?;
-                    let claimed = inner.claim(None, inner.at_once - tasks.len()).await?;
-                    Ok::<_, Error>((scheduled, claimed))
-                };
-                match turn.await {
-                    Ok((scheduled, claimed)) => {
-                        busy = scheduled > 0 || !claimed.is_empty();
-                        for batch in claimed {
-                            tasks.spawn(inner.clone().work_on(batch));
-                        }
-                    }
-                    Err(e) => {
-                        tracing::error!(error = %e, "the store does not answer; trying again");
-                        inner.clock.pause(Duration::from_millis(500)).await;
-                    }
+            let free = inner.at_once.saturating_sub(tasks.len());
+            if free > 0 {
+                if let Err(e) = turn.fill(inner).await {
+                    tracing::error!(error = %e, "the store does not answer; trying again");
+                    inner.clock.pause(Duration::from_millis(500)).await;
                 }
-                if now.since(housekept) > Duration::from_secs(3600) || now < housekept {
-                    housekept = now;
-                    if let Err(e) = schedule::prune(inner).await {
-                        tracing::warn!(error = %e, "finished jobs were not pruned");
-                    }
+                for batch in turn.take(free) {
+                    tasks.spawn(inner.clone().work_on(batch));
                 }
             }
             let full = tasks.len() >= inner.at_once;
-            let next =
-                if busy || full { now } else { schedule::next_due(inner).await.unwrap_or(now + LOOK_AGAIN) };
+            let more = !full && turn.has_more();
+            let next = if full || more { inner.clock.now() } else { turn.next(inner).await };
             tokio::select! {
                 biased;
                 () = &mut until => break,
                 Some(done) = tasks.join_next(), if !tasks.is_empty() => report(done),
                 _ = changes.changed(), if !full => {}
-                () = inner.clock.sleep_until(next.min(now + LOOK_AGAIN)), if !full && !busy => {}
-                () = std::future::ready(()), if busy && !full => {}
+                () = inner.clock.sleep_until(next), if !full && !more => {}
+                () = std::future::ready(()), if more => {}
             }
             // Whatever else has ended meanwhile.
             while let Some(done) = tasks.try_join_next() {
@@ -85,7 +72,57 @@ impl Engine {
         while let Some(done) = tasks.join_next().await {
             report(done);
         }
+        inner.give_back(turn.waiting).await;
         Ok(())
+    }
+}
+
+/// What the loop knows between two looks at the store.
+#[derive(Debug, Default)]
+struct Turn {
+    /// Leased, and not begun yet: one claim feeds many tasks.
+    waiting: VecDeque<Vec<Held>>,
+    /// Whether the last look found as much as it asked for, so that there is probably more.
+    plenty: bool,
+    /// When renewals were looked for last, and when old jobs were deleted.
+    looked: Option<Timestamp>,
+    pruned: Option<Timestamp>,
+}
+
+impl Turn {
+    /// Looks at the store, if there is nothing left to begin.
+    async fn fill(&mut self, engine: &Inner) -> Result<()> {
+        let now = engine.clock.now();
+        // Both clocks that stand still and clocks that jump back count as time to look.
+        let old =
+            |last: Option<Timestamp>, span| last.is_none_or(|last| now < last || now.since(last) >= span);
+        if old(self.looked, Duration::from_secs(1)) {
+            let scheduled = schedule::due(engine).await?;
+            self.looked = (scheduled == 0).then_some(now);
+        }
+        if old(self.pruned, Duration::from_secs(3600)) {
+            schedule::prune(engine).await?;
+            self.pruned = Some(now);
+        }
+        if self.waiting.is_empty() {
+            self.waiting.extend(engine.claim(None, engine.at_once).await?);
+            self.plenty = self.waiting.len() >= engine.at_once;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, free: usize) -> impl Iterator<Item = Vec<Held>> + '_ {
+        self.waiting.drain(..free.min(self.waiting.len()))
+    }
+
+    fn has_more(&self) -> bool {
+        !self.waiting.is_empty() || self.plenty || self.looked.is_none()
+    }
+
+    /// When to look again without being woken.
+    async fn next(&self, engine: &Inner) -> Timestamp {
+        let latest = engine.clock.now() + LOOK_AGAIN;
+        schedule::next_due(engine).await.map_or(latest, |due| due.min(latest))
     }
 }
 
@@ -131,6 +168,25 @@ impl Inner {
             }
         }
         Ok(batches)
+    }
+
+    /// Gives leases back that were taken and not used, so that another process needs not wait for their end.
+    async fn give_back(&self, batches: impl IntoIterator<Item = Vec<Held>>) {
+        let leases: Vec<Lease> = batches.into_iter().flatten().map(|held| held.lease).collect();
+        if leases.is_empty() {
+            return;
+        }
+        let now = self.clock.now();
+        let request = LeaseRequest {
+            kind: Job::KIND,
+            seat: self.seat.name().to_owned(),
+            now,
+            until: now,
+            what: LeaseWhat::Release(leases),
+        };
+        if let Err(e) = self.store.lease(&request).await {
+            tracing::warn!(error = %e, "leases could not be given back");
+        }
     }
 
     /// Steps a batch to where it rests. Never fails: what goes wrong is recorded with the jobs.

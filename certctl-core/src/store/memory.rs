@@ -92,6 +92,7 @@ impl Store for MemoryStore {
         let ids = match &request.what {
             LeaseWhat::Claim { filter, limit } => table.claim(request, filter, *limit)?,
             LeaseWhat::Extend(leases) => table.extend(request, leases),
+            LeaseWhat::Release(leases) => table.release(request, leases),
         };
         Ok(ids.iter().filter_map(|id| table.leased(id)).collect())
     }
@@ -347,6 +348,18 @@ impl Table {
             }
         }
         extended
+    }
+
+    fn release(&mut self, request: &LeaseRequest, leases: &[Lease]) -> Vec<Box<str>> {
+        for lease in leases {
+            if let Some(slot) = self.rows.get_mut(&lease.id)
+                && slot.held_by(lease)
+                && slot.seat.as_deref() == Some(&request.seat)
+            {
+                slot.seat = None;
+            }
+        }
+        Vec::new()
     }
 
     fn leased(&self, id: &str) -> Option<Leased> {

@@ -421,6 +421,9 @@ pub enum LeaseWhat {
     },
     /// More time for these; those that are lost meanwhile are left out of the answer.
     Extend(Vec<Lease>),
+    /// Gives these back, so that anybody can have them at once; those that were lost meanwhile are passed over. The answer is
+    /// empty.
+    Release(Vec<Lease>),
 }
 
 /// A lease on one row. Every commit about the row names it, and fails once somebody else holds the row.

@@ -327,10 +327,11 @@ async fn roll_back(cx: &Context, runs: &mut [Run<'_>], error: &Error) {
         }
     }
     let wrote = runs.iter().any(|run| run.action == Action::Write);
-    if wrote && lost.is_empty() {
-        if let Err(e) = serve_again(cx, runs).await {
-            lost.push(e.to_string());
-        }
+    if wrote
+        && lost.is_empty()
+        && let Err(e) = serve_again(cx, runs).await
+    {
+        lost.push(e.to_string());
     }
     for run in runs.iter_mut().filter(|run| matches!(run.action, Action::Write | Action::Reload)) {
         let mut e = error.clone();

@@ -82,7 +82,7 @@ impl Worker for LocalWorker {
                 reports.extend(refused);
                 Ok(WorkReport::Deployed(reports))
             }
-            Work::Plan(item) => Ok(WorkReport::Plan(deploy::plan(cx, &self.member(item).await?).await?)),
+            Work::Plan(item) => Ok(WorkReport::Plan(deploy::plan(cx, &self.member(*item).await?).await?)),
             Work::Present(challenge) => {
                 self.solver(&challenge)?.present(cx, &challenge).await?;
                 Ok(WorkReport::Done)

@@ -29,7 +29,7 @@ pub enum Work {
     /// Bring certificates to the targets of one unit.
     Deploy(DeployWork),
     /// Say what a deployment would change; touch nothing.
-    Plan(DeployItem),
+    Plan(Box<DeployItem>),
     /// Show a challenge's answer where the CA will look.
     Present(Challenge),
     /// Take it away again.

@@ -25,6 +25,9 @@ pub(super) fn lease(connection: &Connection, table: &Table, request: &LeaseReque
         LeaseWhat::Extend(leases) => {
             leases.iter().filter_map(|lease| claims.extend(lease).transpose()).collect()
         }
+        LeaseWhat::Release(leases) => {
+            leases.iter().try_for_each(|lease| claims.release(lease)).map(|()| Vec::new())
+        }
     };
     leased.map_err(|e| error(e, "leasing"))
 }
@@ -145,6 +148,17 @@ impl Claims<'_> {
         let found =
             statement.query_row(params![until, &*lease.id, token, self.request.seat], |row| self.leased(row));
         found.optional()
+    }
+
+    fn release(&self, lease: &Lease) -> rusqlite::Result<()> {
+        let sql = format!(
+            "UPDATE \"{}\" SET lease_seat = NULL, lease_until = NULL
+             WHERE id = ? AND lease_token = ? AND lease_seat = ?",
+            self.table.kind.table
+        );
+        let token = i64::try_from(lease.token).unwrap_or(i64::MAX);
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        statement.execute(params![&*lease.id, token, self.request.seat]).map(drop)
     }
 
     fn leased(&self, row: &rusqlite::Row<'_>) -> rusqlite::Result<Leased> {

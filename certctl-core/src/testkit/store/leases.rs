@@ -150,6 +150,16 @@ pub(super) async fn fencing(store: &dyn Store) {
     assert!(store.lease(&request("s1", at(2499), again)).await.unwrap().is_empty());
     assert_eq!(claim(store, "s3", at(2499), 10).await, ["b"]);
 
+    // Given back is free at once, for its own seat too; a stranger gives nothing back.
+    insert(store, &[Task::new("d", at(-1))]).await;
+    let d = store.lease(&request("s1", at(2499), anything(1))).await.unwrap().remove(0).lease;
+    store.lease(&request("s2", at(2499), LeaseWhat::Release(vec![d.clone()]))).await.unwrap();
+    assert_eq!(claim(store, "s2", at(2499), 10).await, [""; 0]);
+    let none = store.lease(&request("s1", at(2499), LeaseWhat::Release(vec![d.clone()]))).await.unwrap();
+    assert!(none.is_empty());
+    assert_eq!(claim(store, "s1", at(2499), 10).await, ["d"]);
+    refused(store.commit(change().lease(&d, LeaseUse::Keep)).await, "lease", "d");
+
     // A change that fails for another reason releases nothing; a deleted row has no lease.
     insert(store, &[Task::new("c", at(-1))]).await;
     let c = store.lease(&request("s1", NOW, anything(1))).await.unwrap().remove(0).lease;
