@@ -138,7 +138,7 @@ impl Engine {
             let change = Change::new(
                 event(inner, actor, "job.retried", &job.certificate).with("job", job.id.as_str()),
             );
-            kick(inner, &mut job);
+            deploy::kick(inner, &mut job);
             inner.commit(change.update(&job)?).await?;
             Ok(self.watch(job.certificate.clone(), vec![job.id.clone()]))
         })
@@ -405,7 +405,8 @@ async fn update(
 }
 
 /// Adds a job that issues, or joins the one that is open. An open one that waits for a later try, or for a person, is taken
-/// up only if somebody asks for just that (`insist`).
+/// up if its CA was never asked, or if somebody asks for just that (`insist`): a program that is started over and over must
+/// not order over and over.
 async fn start_issue(
     inner: &Inner,
     change: Change,
@@ -419,8 +420,8 @@ async fn start_issue(
     {
         jobs.push(job.id.clone());
         let waits = job.state == JobState::Attention || job.failures > 0;
-        if insist && waits && job.state != JobState::Waiting {
-            kick(inner, &mut job);
+        if (insist || issue::never_asked(&job)) && waits && job.state != JobState::Waiting {
+            deploy::kick(inner, &mut job);
             return change.update(&job);
         }
         return Ok(change);
@@ -449,14 +450,13 @@ async fn start_deploys(
             deployment.wanted = Some(version.clone());
             change = change.update(&deployment)?;
         }
-        let unique = deploy::unique_key(&deployment.id);
-        match inner.store.find_by::<Job>("unique_key", unique.into()).await? {
+        match deploy::open_job(inner, &deployment.id).await? {
             Some(mut job) => {
                 jobs.push(job.id.clone());
-                let waits =
-                    job.state == JobState::Attention || job.due.is_some_and(|due| due > inner.clock.now());
-                if waits && (insist || deployment.state != DeploymentState::RollbackFailed) {
-                    kick(inner, &mut job);
+                if insist && job.state != JobState::Waiting {
+                    deploy::kick(inner, &mut job);
+                    change = change.update(&job)?;
+                } else if let Some(job) = deploy::take_up(inner, job, deployment.state) {
                     change = change.update(&job)?;
                 }
             }
@@ -468,13 +468,6 @@ async fn start_deploys(
         }
     }
     Ok(change)
-}
-
-fn kick(inner: &Inner, job: &mut Job) {
-    job.state = JobState::Ready;
-    job.due = Some(inner.clock.now());
-    job.failures = 0;
-    job.cancel = false;
 }
 
 fn new_deployment(inner: &Inner, placement: &Placement, target: &TargetRecord) -> Deployment {

@@ -78,6 +78,30 @@ pub(super) fn unique_key(deployment: &Id<Deployment>) -> String {
     format!("deploy:{deployment}")
 }
 
+/// The deploy job of a deployment that is not finished, if there is one.
+pub(super) async fn open_job(engine: &Inner, deployment: &Id<Deployment>) -> Result<Option<Stored<Job>>> {
+    engine.store.find_by("unique_key", unique_key(deployment).into()).await
+}
+
+/// Makes a job that waits for a later try, or for a person, due now; none if it needs nothing of the sort. One whose rollback
+/// failed stays: its snapshot may be the last copy of what was there.
+pub(super) fn take_up(engine: &Inner, mut job: Stored<Job>, state: DeploymentState) -> Option<Stored<Job>> {
+    let waits = job.state == JobState::Attention || job.due.is_some_and(|due| due > engine.clock.now());
+    if !waits || state == DeploymentState::RollbackFailed {
+        return None;
+    }
+    kick(engine, &mut job);
+    Some(job)
+}
+
+/// Makes a job due now, as if it had never failed.
+pub(super) fn kick(engine: &Inner, job: &mut Job) {
+    job.state = JobState::Ready;
+    job.due = Some(engine.clock.now());
+    job.failures = 0;
+    job.cancel = false;
+}
+
 /// One job of a batch, with its deployment.
 struct One {
     held: Held,
@@ -151,8 +175,10 @@ async fn commit(engine: &Inner, mut all: Vec<One>) -> Result<()> {
     let spread = f64::from(random::bytes::<1>()[0]) / 255.0;
     let mut detached: BTreeMap<Id<Job>, u32> = BTreeMap::new();
     for one in &mut all {
-        conclude(engine, one, spread).await?;
-        if let Some(parent) = one.held.job.parent.take() {
+        // Once tried is enough for the parent: what failed goes on by itself, and mends the certificate when it succeeds.
+        if conclude(engine, one, spread).await?
+            && let Some(parent) = one.held.job.parent.take()
+        {
             *detached.entry(parent).or_default() += 1;
         }
     }
@@ -230,19 +256,24 @@ async fn refresh(engine: &Inner, one: &mut One, conflict: &Error) -> Result<()> 
     Ok(())
 }
 
-/// What a report means for the deployment and the job.
-async fn conclude(engine: &Inner, one: &mut One, spread: f64) -> Result<()> {
+/// What a report means for the deployment and the job; says whether it was tried, or ended untried.
+async fn conclude(engine: &Inner, one: &mut One, spread: f64) -> Result<bool> {
     let now = engine.clock.now();
     let job = &mut one.held.job;
     job.step = Value::Null;
     if one.stopped && (job.cancel || one.report.is_none()) {
         one.held.finish(engine, JobState::Cancelled);
-        return Ok(());
+        return Ok(true);
+    }
+    if one.stopped {
+        // Another job of the batch was asked to stop, not this one.
+        one.held.wait_until(now);
+        return Ok(false);
     }
     let (Some(report), Some(deployment)) = (&one.report, &mut one.deployment) else {
         // Nothing is wanted any more.
         one.held.finish(engine, JobState::Done);
-        return Ok(());
+        return Ok(true);
     };
     deployment.at = Some(now);
     deployment.duration_ms = Some(report.duration_ms);
@@ -264,7 +295,7 @@ async fn conclude(engine: &Inner, one: &mut One, spread: f64) -> Result<()> {
         } else {
             one.held.wait_until(now);
         }
-        return Ok(());
+        return Ok(true);
     }
     let lost = report.outcome == DeployOutcome::RollbackFailed;
     deployment.state = if lost { DeploymentState::RollbackFailed } else { DeploymentState::Failed };
@@ -281,7 +312,7 @@ async fn conclude(engine: &Inner, one: &mut One, spread: f64) -> Result<()> {
             job.due = None;
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// What stands in the way of a deployment is on a machine where somebody may mend it: it is worth another try, unless the

@@ -3,6 +3,8 @@
 //! Request, submit, poll (with challenges presented by jobs of their own), record, deploy (jobs of their own again), finish.
 //! The attempt is committed before the CA is asked; whoever finds a job at `Submit` can't know whether it was, and recovers.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -10,7 +12,7 @@ use crate::{
     Result, Retry,
     engine::{
         Inner, challenge, deploy,
-        held::{Held, is_stale},
+        held::{Held, is_conflict, is_stale},
         plan,
     },
     random,
@@ -18,7 +20,7 @@ use crate::{
         Attempt, AttemptState, Certificate, CertificateStatus, Deployment, IssuerRecord, Job, JobState,
         KeyPolicy, Placement, Version,
     },
-    store::{LeaseUse, StoreExt, Stored},
+    store::{Change, LeaseUse, StoreExt, Stored},
     worker::{MakeCsr, MemoryJournal, Work, WorkReport},
 };
 
@@ -79,6 +81,12 @@ pub(super) fn job(engine: &Inner, placement: &Placement) -> Result<Job> {
     job.step = serde_json::to_value(Step::Request { generation: 0 })
         .map_err(|e| Error::internal("a job's step has no JSON form").with_source(e))?;
     Ok(job)
+}
+
+/// Whether the job has not asked its CA for anything yet, so that starting it over can't order twice.
+pub(super) fn never_asked(job: &Job) -> bool {
+    let step: Result<Step, _> = serde_json::from_value(job.step.clone());
+    matches!(step, Ok(Step::Request { generation: 0 }))
 }
 
 /// Steps the job until it ends or has to wait.
@@ -228,7 +236,7 @@ async fn submit(
     match result {
         Ok(progress) => {
             let at = At { attempt, certificate, placement, generation, issuer };
-            went_on(engine, held, at, Vec::new(), progress).await
+            went_on(engine, held, cx, at, Vec::new(), progress).await
         }
         Err(error) => Err(refused(error, &attempt.id, generation, &*issuer)),
     }
@@ -255,7 +263,7 @@ async fn poll(
     match issuer.poll(cx, &order, handle).await {
         Ok(progress) => {
             let at = At { attempt, certificate, placement, generation, issuer };
-            went_on(engine, held, at, shown.to_vec(), progress).await
+            went_on(engine, held, cx, at, shown.to_vec(), progress).await
         }
         Err(error) if error.retry() == Retry::Never && error.effect() == Effect::None => Err(Failure {
             error,
@@ -278,6 +286,7 @@ struct At {
 async fn went_on(
     engine: &Inner,
     held: &mut Held,
+    cx: &Context,
     mut at: At,
     mut shown: Vec<Challenge>,
     progress: Progress,
@@ -303,12 +312,12 @@ async fn went_on(
             held.job.open_children = u32::try_from(jobs.len()).unwrap_or(u32::MAX);
             let event = held.event(engine, "order.challenged").with("challenges", jobs.len());
             held.save(engine, event, LeaseUse::Release, |change| {
-                jobs.iter().try_fold(change.update(&at.attempt)?, crate::store::Change::insert)
+                jobs.iter().try_fold(change.update(&at.attempt)?, Change::insert)
             })
             .await?;
             Ok(Next::Released)
         }
-        Progress::Issued { chain } => record(engine, held, at, &shown, chain).await,
+        Progress::Issued { chain } => record(engine, held, cx, at, &shown, chain).await,
     }
 }
 
@@ -321,6 +330,7 @@ fn save_handle(held: &mut Held, at: &mut At, shown: Vec<Challenge>, handle: Hand
 async fn record(
     engine: &Inner,
     held: &mut Held,
+    cx: &Context,
     at: At,
     shown: &[Challenge],
     chain: crate::Chain,
@@ -359,88 +369,81 @@ async fn record(
         key_forgotten: false,
         chain,
     };
-    attempt.state = AttemptState::Issued;
-    placement.version = Some(version.id.clone());
-
-    let mut deployments: Vec<Stored<Deployment>> =
-        engine.store.list_by("placement", (&placement.id).into()).await?;
-    let mut jobs = Vec::new();
-    for deployment in &mut deployments {
-        deployment.wanted = Some(version.id.clone());
-        jobs.push(deploy::job(engine, deployment, Some(&held.job.id)).await?);
-    }
     let mut retractions = Vec::new();
     for challenge in shown {
         retractions.push(challenge::retract_job(engine, &held.job.id, &certificate.id, challenge)?);
     }
-    held.set_step(&Step::Deploy { version: version.id.clone() })?;
-    if jobs.is_empty() {
-        held.wait_until(now);
-    } else {
-        held.job.state = JobState::Waiting;
-        held.job.open_children = u32::try_from(jobs.len()).unwrap_or(u32::MAX);
-    }
-    let then = if jobs.is_empty() { LeaseUse::Keep } else { LeaseUse::Release };
     let event = held
         .event(engine, "version.issued")
         .with("version", version.id.as_str())
         .with("serial", version.serial.to_string())
         .with("fingerprint", version.fingerprint.to_string())
         .with("not_after", version.not_after.to_string());
-    // A deploy job of this deployment that is still open from an earlier version joins: it takes what is wanted now.
-    let mut taken = Vec::new();
-    loop {
+    attempt.state = AttemptState::Issued;
+    // What the CA gave is in nobody's hands but these: a store that is busy or away is no reason to drop it.
+    let mut pause = Duration::from_millis(50);
+    for tries in 0.. {
+        let sent = send(engine, held, &placement, &version).await?;
+        placement.version = Some(version.id.clone());
         certificate.not_after = Some(version.not_after);
         certificate.serial = Some(version.serial.clone());
         certificate.updated = now;
-        let jobs: Vec<&Job> = jobs.iter().filter(|job| !taken.contains(&job.subject)).collect();
+        let then = if sent.jobs.is_empty() { LeaseUse::Keep } else { LeaseUse::Release };
         let saved = held
             .save(engine, event.clone(), then, |change| {
-                let mut change =
+                let change =
                     change.insert(&version)?.update(&attempt)?.update(&placement)?.update(&certificate)?;
-                for deployment in &deployments {
-                    change = change.update(deployment)?;
-                }
-                for job in jobs.iter().copied().chain(&retractions) {
-                    change = change.insert(job)?;
-                }
-                Ok(change)
+                let change = sent.deployments.iter().try_fold(change, Change::update)?;
+                let change = sent.joined.iter().try_fold(change, Change::update)?;
+                sent.jobs.iter().chain(&retractions).try_fold(change, Change::insert)
             })
             .await;
         match saved {
             Ok(()) => break,
-            Err(e) if is_stale(&e, certificate.id.as_str()) => {
+            Err(e) if is_conflict(&e, "lease") || tries >= 20 => return Err(e.into()),
+            Err(e) if e.kind() == ErrorKind::Conflict => {
                 certificate = engine.store.read(&certificate.id).await?;
-            }
-            Err(e) if is_stale(&e, placement.id.as_str()) => {
                 placement = engine.store.read(&placement.id).await?;
-                placement.version = Some(version.id.clone());
             }
             Err(e) => {
-                let stale = deployments.iter().position(|deployment| is_stale(&e, deployment.id.as_str()));
-                if let Some(stale) = stale {
-                    let mut fresh: Stored<Deployment> = engine.store.read(&deployments[stale].id).await?;
-                    fresh.wanted = Some(version.id.clone());
-                    deployments[stale] = fresh;
-                    continue;
-                }
-                let joined = jobs.iter().find(|job| {
-                    super::held::is_conflict(&e, "unique") && e.context_value("id") == Some(job.id.as_str())
-                });
-                let Some(joined) = joined else { return Err(e.into()) };
-                taken.push(joined.subject.clone());
-                if held.job.open_children > 0 {
-                    held.job.open_children -= 1;
-                }
-                if held.job.open_children == 0 {
-                    held.wait_until(now);
-                }
+                tracing::warn!(error = %e, attempt = %attempt.id, "an issued certificate could not be recorded yet");
+                cx.clock.pause(pause).await;
+                pause = (pause * 2).min(Duration::from_secs(2));
             }
         }
     }
     metrics::counter!("certctl_certificates_issued_total", "issuer_type" => issuer.kind().to_owned())
         .increment(1);
-    Ok(if then == LeaseUse::Keep { Next::Again } else { Next::Released })
+    Ok(if held.job.state == JobState::Waiting { Next::Released } else { Next::Again })
+}
+
+/// Where a new version goes.
+struct Sent {
+    deployments: Vec<Stored<Deployment>>,
+    jobs: Vec<Job>,
+    joined: Vec<Stored<Job>>,
+}
+
+/// Wants the version on every target, and makes the job wait for those deployments that it starts.
+async fn send(engine: &Inner, held: &mut Held, placement: &Placement, version: &Version) -> Result<Sent> {
+    let deployments = engine.store.list_by("placement", (&placement.id).into()).await?;
+    let mut sent = Sent { deployments, jobs: Vec::new(), joined: Vec::new() };
+    for deployment in &mut sent.deployments {
+        deployment.wanted = Some(version.id.clone());
+        match deploy::open_job(engine, &deployment.id).await? {
+            // One of an earlier version is still open: it takes what is wanted now, and nobody waits for it.
+            Some(job) => sent.joined.extend(deploy::take_up(engine, job, deployment.state)),
+            None => sent.jobs.push(deploy::job(engine, deployment, Some(&held.job.id)).await?),
+        }
+    }
+    held.set_step(&Step::Deploy { version: version.id.clone() })?;
+    held.job.open_children = u32::try_from(sent.jobs.len()).unwrap_or(u32::MAX);
+    if sent.jobs.is_empty() {
+        held.wait_until(engine.clock.now());
+    } else {
+        held.job.state = JobState::Waiting;
+    }
+    Ok(sent)
 }
 
 /// Every deployment has ended, one way or the other.
@@ -452,7 +455,7 @@ async fn finish(
 ) -> Result<Next, Failure> {
     let Subject { mut placement, certificate } = subject(engine, &held.job).await?;
     let newest: Stored<Version> = engine.store.read(version).await?;
-    forget_keys(engine, held, cx, &placement).await?;
+    let forgotten = forget_keys(engine, cx, &placement).await?;
 
     // Somebody may have changed what is wanted while the CA was at it.
     let has = |name: &crate::SubjectAltName| newest.chain.leaf().names().contains(name);
@@ -466,13 +469,16 @@ async fn finish(
         }
     };
     held.finish(engine, JobState::Done);
-    let event = held.event(engine, "certificate.renewed").with("version", version.as_str());
+    let event = held
+        .event(engine, "certificate.renewed")
+        .with("version", version.as_str())
+        .with("keys_forgotten", forgotten.len());
     let renew_at = placement.renew_at;
     loop {
         let rolled_up = deploy::roll_up(engine, &placement.certificate, Some(&placement)).await?;
         let saved = held
             .save(engine, event.clone(), LeaseUse::Release, |change| {
-                let change = change.update(&placement)?;
+                let change = forgotten.iter().try_fold(change.update(&placement)?, Change::update)?;
                 match &rolled_up {
                     Some(certificate) => change.update(certificate),
                     None => Ok(change),
@@ -492,45 +498,32 @@ async fn finish(
     }
 }
 
-/// Destroys the keys that nothing needs any more, and records that.
-async fn forget_keys(engine: &Inner, held: &mut Held, cx: &Context, placement: &Placement) -> Result<()> {
-    let versions: Vec<Stored<Version>> = engine.store.list_by("placement", (&placement.id).into()).await?;
+/// Destroys the keys that nothing needs any more; gives their versions as they are to be recorded.
+async fn forget_keys(engine: &Inner, cx: &Context, placement: &Placement) -> Result<Vec<Stored<Version>>> {
+    let mut versions: Vec<Stored<Version>> =
+        engine.store.list_by("placement", (&placement.id).into()).await?;
     if versions.len() < 2 {
-        return Ok(());
+        return Ok(Vec::new());
     }
-    let deployments: Vec<Deployment> = engine
-        .store
-        .list_by::<Deployment>("placement", (&placement.id).into())
-        .await?
-        .into_iter()
-        .map(Stored::into_inner)
-        .collect();
-    let plain: Vec<Version> = versions.iter().map(|version| (**version).clone()).collect();
-    let mut forgotten = Vec::new();
-    for version in plan::forgettable(&plain, placement.version.as_ref(), &deployments) {
+    let deployments: Vec<Stored<Deployment>> =
+        engine.store.list_by("placement", (&placement.id).into()).await?;
+    let forgettable = plan::forgettable(&versions, placement.version.as_ref(), &deployments);
+    versions.retain(|version| forgettable.contains(&version.id));
+    for version in &mut versions {
         if let Some(key) = &version.key {
-            engine.worker.execute(cx, Work::ForgetKey(key.clone()), &MemoryJournal::default()).await?;
+            let work = Work::ForgetKey(key.clone());
+            engine.worker.execute(cx, work, &MemoryJournal::default()).await?;
         }
-        forgotten.extend(versions.iter().find(|stored| stored.id == version.id).cloned());
-    }
-    if forgotten.is_empty() {
-        return Ok(());
-    }
-    for version in &mut forgotten {
         version.key_forgotten = true;
     }
-    let event = held.event(engine, "key.forgotten").with("keys", forgotten.len());
-    held.save(engine, event, LeaseUse::Keep, |change| {
-        forgotten.iter().try_fold(change, crate::store::Change::update)
-    })
-    .await
+    Ok(versions)
 }
 
 async fn cancel(engine: &Inner, held: &mut Held, attempt: Option<&Id<Attempt>>) -> Result<Next> {
     let Subject { mut placement, .. } = subject(engine, &held.job).await?;
     placement.job = None;
     // Who stops a renewal wants it later, not never.
-    let tomorrow = engine.clock.now() + std::time::Duration::from_secs(86_400);
+    let tomorrow = engine.clock.now() + Duration::from_secs(86_400);
     placement.renew_at = placement.version.as_ref().map(|_| tomorrow);
     let mut dead = match attempt {
         Some(attempt) => Some(engine.store.read(attempt).await?),

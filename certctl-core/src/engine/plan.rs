@@ -1,6 +1,6 @@
 //! The decisions of the lifecycle, without a clock, a store or a network: values in, values out.
 
-use std::time::Duration;
+use std::{ops::Deref, time::Duration};
 
 use crate::{
     ErrorReport, Id, Retry, Timestamp,
@@ -60,26 +60,27 @@ pub fn status<'a>(
     if deployments.into_iter().all(in_place) { CertificateStatus::Active } else { CertificateStatus::Partial }
 }
 
-/// Which keys nothing needs any more: those of versions that no deployment has or wants, and that are not the newest.
-pub fn forgettable<'a>(
-    versions: &'a [Version],
+/// The versions whose keys nothing needs any more: no deployment has or wants them, and they are not the newest.
+pub fn forgettable(
+    versions: &[impl Deref<Target = Version>],
     newest: Option<&Id<Version>>,
-    deployments: &[Deployment],
-) -> Vec<&'a Version> {
-    let needed = |version: &Version| {
-        newest == Some(&version.id)
-            || deployments.iter().any(|deployment| {
-                deployment.current.as_ref() == Some(&version.id)
-                    || deployment.wanted.as_ref() == Some(&version.id)
-            })
+    deployments: &[impl Deref<Target = Deployment>],
+) -> Vec<Id<Version>> {
+    let needed = |id: &Id<Version>| {
+        newest == Some(id)
+            || deployments.iter().any(|d| d.current.as_ref() == Some(id) || d.wanted.as_ref() == Some(id))
     };
     // A key that a needed version shares stays.
-    let kept: Vec<_> =
-        versions.iter().filter(|version| needed(version)).filter_map(|v| v.key.as_ref()).collect();
+    let kept: Vec<_> = versions
+        .iter()
+        .filter(|version| needed(&version.id))
+        .filter_map(|version| version.key.as_ref())
+        .collect();
     versions
         .iter()
-        .filter(|version| !version.key_forgotten && !needed(version))
+        .filter(|version| !version.key_forgotten && !needed(&version.id))
         .filter(|version| version.key.as_ref().is_some_and(|key| !kept.contains(&key)))
+        .map(|version| version.id.clone())
         .collect()
 }
 

@@ -68,8 +68,6 @@ pub enum JobState {
     Attention,
     /// It ended well.
     Done,
-    /// It failed for good.
-    Failed,
     /// It was stopped before it wrote anything.
     Cancelled,
 }
@@ -82,14 +80,13 @@ impl JobState {
             Self::Waiting => "waiting",
             Self::Attention => "attention",
             Self::Done => "done",
-            Self::Failed => "failed",
             Self::Cancelled => "cancelled",
         }
     }
 
     /// Whether nothing more will happen to it.
     pub fn is_finished(self) -> bool {
-        matches!(self, Self::Done | Self::Failed | Self::Cancelled)
+        matches!(self, Self::Done | Self::Cancelled)
     }
 }
 
