@@ -53,7 +53,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     std::fs::write(&ca, engine.trust_anchors("local").await?.iter().map(|c| c.to_pem()).collect::<String>())?;
     match (certificate.status, certificate.not_after) {
         (CertificateStatus::Active, Some(until)) => {
-            say(&format!("the certificate is served; it is good until {until}"))
+            say(&format!("the certificate is served; it is good until {until}"));
         }
         (status, _) => say(&format!("the certificate is {}: {:?}", status.as_str(), certificate.reason)),
     }
