@@ -2,3 +2,8 @@
 
 pub use certctl_connectors::*;
 pub use certctl_core::*;
+
+/// The README's examples, compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -12,5 +12,6 @@
 
 mod life;
 mod nginx;
+mod readme;
 mod server;
 mod world;

@@ -154,7 +154,7 @@ impl Drop for Nginx {
 pub async fn served(endpoint: &str, server_name: &str) -> Option<Chain> {
     let endpoint: Endpoint = endpoint.parse().unwrap();
     let limit = std::time::Duration::from_secs(10);
-    let io = LocalHost::default().connect(&endpoint, limit).await.ok()?;
+    let io = LocalHost.connect(&endpoint, limit).await.ok()?;
     let presented = certctl::tls::handshake(io, Some(server_name), None, limit).await.ok()?;
     Chain::new(vec![presented.leaf]).ok()
 }

@@ -10,8 +10,8 @@ use std::{
 
 use async_trait::async_trait;
 use certctl_core::{
-    Error, ErrorKind, Id, Key, KeyAlgorithm, Keys, PrivateKey, PublicKey, Result, Retry, Sealer, Secret,
-    Signer, host::HostPath,
+    Error, ErrorKind, Id, Key, KeyAlgorithm, Keys, PrivateKey, PublicKey, Result, Retry, Secret, Signer,
+    host::HostPath,
 };
 
 use crate::hosts::local::{
@@ -147,7 +147,7 @@ pub(super) fn sealing_key(path: &Path) -> Result<Secret> {
         if let Some(key) = read_private(&path)? {
             return Ok(key);
         }
-        write_once(&path, Sealer::generate_key().expose())?;
+        write_once(&path, certctl_core::Sealer::generate_key().expose())?;
     }
 }
 

@@ -201,11 +201,11 @@ async fn two_processes_claim_each_row_once() {
     assert_eq!(counted(&store).await, ROWS);
 }
 
+/// The other process of [`two_processes_claim_each_row_once`]; nothing by itself.
 #[tokio::test]
 async fn child_claims() {
-    // The child of two_processes_claim_each_row_once; nothing by itself.
-    let Some(database) = std::env::var_os(DATABASE) else { return };
-    let store = opened(Path::new(&database)).await;
+    let Some(path) = std::env::var_os(DATABASE) else { return };
+    let store = opened(Path::new(&path)).await;
     let seat = store.seat().await.unwrap();
     println!("\nseat {}", seat.name());
     loop {
@@ -260,11 +260,11 @@ async fn what_was_committed_outlives_a_kill() {
     }
 }
 
+/// The other process of [`what_was_committed_outlives_a_kill`]; nothing by itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn child_commits() {
-    // The child of what_was_committed_outlives_a_kill; nothing by itself.
-    let Some(database) = std::env::var_os(DATABASE) else { return };
-    let store = Arc::new(opened(Path::new(&database)).await);
+    let Some(path) = std::env::var_os(DATABASE) else { return };
+    let store = Arc::new(opened(Path::new(&path)).await);
     let _seat = store.seat().await.unwrap();
     println!();
     let mut workers = tokio::task::JoinSet::new();
@@ -302,11 +302,11 @@ async fn a_full_disk_is_an_error_and_no_end() {
     assert_eq!(counted(&store).await, written, "neither more nor less than was acknowledged");
 }
 
+/// The other process of [`a_full_disk_is_an_error_and_no_end`]; nothing by itself.
 #[tokio::test]
 async fn child_fills() {
-    // The child of a_full_disk_is_an_error_and_no_end; nothing by itself.
-    let Some(database) = std::env::var_os(DATABASE) else { return };
-    let store = opened(Path::new(&database)).await;
+    let Some(path) = std::env::var_os(DATABASE) else { return };
+    let store = opened(Path::new(&path)).await;
     let mut written = 0;
     let error = loop {
         let many: Vec<Task> = (0..100).map(|n| task(&format!("{written}-{n}-{}", "x".repeat(500)))).collect();

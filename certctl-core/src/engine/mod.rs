@@ -1,4 +1,4 @@
-//! The lifecycle engine: it decides, and a [`Worker`](crate::Worker) does.
+//! The lifecycle engine: it decides, and a [`Worker`] does.
 //!
 //! Everything that takes long is a job, and a job is a row: [`Engine::ensure`], [`Engine::renew`] and a renewal that is due
 //! only write rows; one loop leases them and steps them, in this process or in another one on the same store.

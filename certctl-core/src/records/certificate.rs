@@ -7,7 +7,7 @@ use crate::{
 };
 
 /// A certificate that is wanted: its names, who issues it, where it goes. What it is made of at any time are its
-/// [`Version`]s; where it has arrived, its [`Deployment`]s.
+/// [`Version`]s; where it has arrived, its [`Deployment`](super::Deployment)s.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Certificate {
     /// Its id.
