@@ -48,13 +48,14 @@ struct Reading {
     violations: Vec<Violation>,
     /// Whether more was taken out than fields that nobody knows.
     took_values: bool,
-    /// Which of [`STAND_INS`] is at these places.
+    /// How many of the [`stand_in`]s were tried at these places.
     stand_ins: Vec<(String, usize)>,
 }
 
-/// What a field that has to be there may be, one after the other, so that the others can be read.
+/// How many values [`stand_in`] has.
 const STAND_INS: usize = 6;
 
+/// What a field that has to be there may be, one after the other, so that the others can be read.
 fn stand_in(index: usize) -> Value {
     match index {
         0 => Value::Null,
@@ -80,7 +81,8 @@ impl Reading {
                 Ok(read) => return Some(read),
                 Err(e) => {
                     let pointer = self.pointer(e.path());
-                    if !self.note(pointer, &e.inner().to_string()) || self.violations.len() >= MAX_VIOLATIONS {
+                    if !self.note(pointer, &e.inner().to_string()) || self.violations.len() >= MAX_VIOLATIONS
+                    {
                         return None;
                     }
                 }
@@ -111,18 +113,13 @@ impl Reading {
     /// Puts the next value there that it could be.
     fn stand_in(&mut self, pointer: String) -> bool {
         let Some(at) = pointer.rfind('/') else { return false };
-        let index = match self.stand_ins.iter_mut().find(|(known, _)| *known == pointer) {
-            Some((_, index)) => {
-                *index += 1;
-                *index
-            }
-            None if self.stand_ins.len() >= MAX_VIOLATIONS => return false,
-            None => {
-                self.stand_ins.push((pointer.clone(), 0));
-                0
-            }
-        };
-        if index >= STAND_INS {
+        let known = self.stand_ins.iter().position(|(known, _)| *known == pointer).unwrap_or_else(|| {
+            self.stand_ins.push((pointer.clone(), 0));
+            self.stand_ins.len() - 1
+        });
+        let index = self.stand_ins[known].1;
+        self.stand_ins[known].1 += 1;
+        if index >= STAND_INS || known >= MAX_VIOLATIONS {
             return false;
         }
         let (parent, key) = (&pointer[..at], unescaped(&pointer[at + 1..]));

@@ -266,4 +266,3 @@ fn unknown_kind<'a>(noun: &str, kind: &str, known: impl Iterator<Item = &'a &'st
         format!("use one of: {}", known.join(", ")),
     )
 }
-
