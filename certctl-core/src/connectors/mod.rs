@@ -16,7 +16,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
-    Env, Error, Issuer, Result, Target, Violation, WriteMode,
+    Env, Error, Issuer, Notifier, Result, Target, Violation, WriteMode,
     files::OnHost,
     host::{Endpoint, Host},
     target::FileTarget,
@@ -69,6 +69,22 @@ pub trait TargetConfig: Serialize + DeserializeOwned + JsonSchema + Debug + Send
     fn connect(self, site: Site) -> Result<Arc<dyn Target>>;
 }
 
+/// The configuration of a notifier; see [`IssuerConfig`].
+pub trait NotifierConfig: Serialize + DeserializeOwned + JsonSchema + Debug + Send + Sync + 'static {
+    /// The kind: a lower-case word.
+    const KIND: &'static str;
+    /// Other names that configurations may use for it.
+    const ALIASES: &'static [&'static str] = &[];
+
+    /// What is wrong with it, all of it.
+    fn check(&self) -> Vec<Violation> {
+        Vec::new()
+    }
+
+    /// Builds the notifier. Tells nobody anything.
+    fn connect(self, env: Env) -> Result<Arc<dyn Notifier>>;
+}
+
 /// What a target's constructor gets besides its configuration.
 #[derive(Clone, Debug)]
 pub struct Site {
@@ -110,6 +126,18 @@ pub struct TargetKind {
     check: fn(&Value) -> Result<()>,
     default_probe: fn() -> Vec<Endpoint>,
     connect: fn(&Value, Site) -> Result<Arc<dyn Target>>,
+}
+
+/// One row of the notifiers' table.
+#[derive(Clone, Copy)]
+pub struct NotifierKind {
+    /// See [`NotifierConfig::KIND`].
+    pub name: &'static str,
+    /// See [`NotifierConfig::ALIASES`].
+    pub aliases: &'static [&'static str],
+    schema: fn() -> Schema,
+    check: fn(&Value) -> Result<()>,
+    connect: fn(&Value, Env) -> Result<Arc<dyn Notifier>>,
 }
 
 impl IssuerKind {
@@ -184,6 +212,38 @@ impl TargetKind {
     }
 }
 
+impl NotifierKind {
+    /// The row for this configuration.
+    pub const fn of<C: NotifierConfig>() -> Self {
+        Self {
+            name: C::KIND,
+            aliases: C::ALIASES,
+            schema: || schemars::schema_for!(C),
+            check: |config| read_and_check(config, C::check).map(drop),
+            connect: |config, env| read_and_check(config, C::check)?.connect(env),
+        }
+    }
+
+    /// The JSON schema of its configuration.
+    pub fn schema(&self) -> Schema {
+        (self.schema)()
+    }
+
+    /// # Errors
+    /// `Invalid`, with every violation.
+    pub fn check(&self, config: &Value) -> Result<()> {
+        (self.check)(config)
+    }
+
+    /// Builds the notifier.
+    ///
+    /// # Errors
+    /// `Invalid`, with every violation, and what the constructor gives.
+    pub fn connect(&self, config: &Value, env: Env) -> Result<Arc<dyn Notifier>> {
+        (self.connect)(config, env)
+    }
+}
+
 impl Debug for IssuerKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name)
@@ -194,12 +254,18 @@ impl Debug for TargetKind {
         f.write_str(self.name)
     }
 }
+impl Debug for NotifierKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
 
 /// The kinds that a program knows: those built in, and those that it registers.
 #[derive(Clone, Debug, Default)]
 pub struct Connectors {
     issuers: BTreeMap<&'static str, IssuerKind>,
     targets: BTreeMap<&'static str, TargetKind>,
+    notifiers: BTreeMap<&'static str, NotifierKind>,
 }
 
 impl Connectors {
@@ -225,6 +291,11 @@ impl Connectors {
         self.targets.insert(kind.name, kind);
     }
 
+    /// Adds a kind; one of the same name is replaced.
+    pub fn register_notifier(&mut self, kind: NotifierKind) {
+        self.notifiers.insert(kind.name, kind);
+    }
+
     /// The issuers' table, by name.
     pub fn issuers(&self) -> impl Iterator<Item = &IssuerKind> {
         self.issuers.values()
@@ -233,6 +304,11 @@ impl Connectors {
     /// The targets' table, by name.
     pub fn targets(&self) -> impl Iterator<Item = &TargetKind> {
         self.targets.values()
+    }
+
+    /// The notifiers' table, by name.
+    pub fn notifiers(&self) -> impl Iterator<Item = &NotifierKind> {
+        self.notifiers.values()
     }
 
     /// The kind of this name or alias.
@@ -256,6 +332,17 @@ impl Connectors {
             .or_else(|| self.targets.values().find(|k| k.aliases.contains(&kind)))
             .ok_or_else(|| unknown_kind("target", kind, self.targets.keys()))
     }
+
+    /// The kind of this name or alias.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the kinds that there are.
+    pub fn notifier(&self, kind: &str) -> Result<&NotifierKind> {
+        self.notifiers
+            .get(kind)
+            .or_else(|| self.notifiers.values().find(|k| k.aliases.contains(&kind)))
+            .ok_or_else(|| unknown_kind("notifier", kind, self.notifiers.keys()))
+    }
 }
 
 fn unknown_kind<'a>(noun: &str, kind: &str, known: impl Iterator<Item = &'a &'static str>) -> Error {
@@ -263,6 +350,9 @@ fn unknown_kind<'a>(noun: &str, kind: &str, known: impl Iterator<Item = &'a &'st
     Error::invalid_field(
         "/kind",
         format!("there is no {noun} kind {kind:?}"),
-        format!("use one of: {}", known.join(", ")),
+        match known.as_slice() {
+            [] => format!("this program knows no {noun} kind: register one"),
+            known => format!("use one of: {}", known.join(", ")),
+        },
     )
 }
