@@ -1,4 +1,6 @@
-use schemars::JsonSchema;
+use std::collections::{BTreeMap, BTreeSet};
+
+use schemars::{JsonSchema, Schema};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use serde_path_to_error::{Path, Segment};
@@ -25,12 +27,15 @@ pub fn read_config<C: DeserializeOwned + JsonSchema>(config: &Value) -> Result<C
 ///
 /// # Errors
 /// `Invalid` with each field that does not read, and with what `check` finds in the others.
-pub(super) fn read_and_check<C: DeserializeOwned>(
+pub(super) fn read_and_check<C: DeserializeOwned + JsonSchema>(
     config: &Value,
     check: impl Fn(&C) -> Vec<Violation>,
 ) -> Result<C> {
     let mut reading = Reading::of(config);
-    let Some(read) = reading.read::<C>() else { return Err(Error::invalid(reading.violations)) };
+    let Some(read) = reading.read::<C>() else {
+        reading.note_missing(&schemars::schema_for!(C));
+        return Err(Error::invalid(reading.violations));
+    };
     // What was taken out to go on reading is not missing. Where a value was taken out, another field may seem to be missing
     // only for that: such complaints wait until everything reads.
     let found = check(&read).into_iter().filter(|found| {
@@ -44,16 +49,27 @@ pub(super) fn read_and_check<C: DeserializeOwned>(
 /// serde stops at the first field that does not read. This notes it, takes it out and reads again, until the rest reads or
 /// nothing can be done about it.
 struct Reading {
+    /// What is left of the input.
     input: Value,
     violations: Vec<Violation>,
     /// Whether more was taken out than fields that nobody knows.
     took_values: bool,
+    /// Places that were taken out because something in them was.
+    given_up: Vec<String>,
     /// How many of the [`stand_in`]s were tried at these places.
     stand_ins: Vec<(String, usize)>,
+    /// Which items were taken out of these arrays, by their first index.
+    items: BTreeMap<String, BTreeSet<usize>>,
+}
+
+/// A place as it was in the input, and as it is in what is left of it.
+struct Place {
+    given: String,
+    left: String,
 }
 
 /// How many values [`stand_in`] has.
-const STAND_INS: usize = 6;
+const STAND_INS: usize = 8;
 
 /// What a field that has to be there may be, one after the other, so that the others can be read.
 fn stand_in(index: usize) -> Value {
@@ -63,7 +79,9 @@ fn stand_in(index: usize) -> Value {
         2 => json!(1),
         3 => json!(false),
         4 => json!([]),
-        _ => json!({}),
+        5 => json!({}),
+        6 => json!("/x"),
+        _ => json!("1h"),
     }
 }
 
@@ -72,7 +90,14 @@ const MAX_VIOLATIONS: usize = 100;
 
 impl Reading {
     fn of(config: &Value) -> Self {
-        Self { input: config.clone(), violations: Vec::new(), took_values: false, stand_ins: Vec::new() }
+        Self {
+            input: config.clone(),
+            violations: Vec::new(),
+            took_values: false,
+            given_up: Vec::new(),
+            stand_ins: Vec::new(),
+            items: BTreeMap::new(),
+        }
     }
 
     fn read<C: DeserializeOwned>(&mut self) -> Option<C> {
@@ -80,9 +105,8 @@ impl Reading {
             match serde_path_to_error::deserialize(&self.input) {
                 Ok(read) => return Some(read),
                 Err(e) => {
-                    let pointer = self.pointer(e.path());
-                    if !self.note(pointer, &e.inner().to_string()) || self.violations.len() >= MAX_VIOLATIONS
-                    {
+                    let place = self.place(e.path());
+                    if !self.note(place, &e.inner().to_string()) || self.violations.len() >= MAX_VIOLATIONS {
                         return None;
                     }
                 }
@@ -91,30 +115,62 @@ impl Reading {
     }
 
     /// Notes what is wrong and takes it out of the way; false if that can't be done.
-    fn note(&mut self, mut pointer: String, message: &str) -> bool {
+    fn note(&mut self, mut place: Place, message: &str) -> bool {
         let missing = message.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
         if let Some(field) = missing {
-            pointer.push_str(&format!("/{}", escaped(field)));
+            place.enter(&escaped(field));
         }
-        let unknown = message.starts_with("unknown field");
-        self.took_values |= !unknown;
-        if !self.is_told(&pointer) {
+        self.took_values |= !message.starts_with("unknown field");
+        if !self.is_told(&place.given) {
             let (message, remedy) = explain(message);
-            self.violations.push(Violation::new(pointer.as_str(), message, remedy));
-            if missing.is_none() && take(&mut self.input, &pointer) {
-                return true;
-            }
-        } else if unknown {
-            return false;
+            self.violations.push(Violation::new(place.given.as_str(), message, remedy));
         }
-        self.stand_in(pointer)
+        self.take(&place) || self.stand_in(&place) || self.give_up(place)
     }
 
-    /// Puts the next value there that it could be.
-    fn stand_in(&mut self, pointer: String) -> bool {
-        let Some(at) = pointer.rfind('/') else { return false };
-        let known = self.stand_ins.iter().position(|(known, _)| *known == pointer).unwrap_or_else(|| {
-            self.stand_ins.push((pointer.clone(), 0));
+    /// Fields that have to be there, for an input that does not read in the end.
+    fn note_missing(&mut self, schema: &Schema) {
+        let required = schema.get("required").and_then(Value::as_array).into_iter().flatten();
+        for field in required.filter_map(Value::as_str) {
+            let pointer = format!("/{}", escaped(field));
+            if self.input.is_object() && self.input.get(field).is_none() && !self.is_told(&pointer) {
+                let (message, remedy) = explain("missing field");
+                self.violations.push(Violation::new(pointer, message, remedy));
+            }
+        }
+    }
+
+    /// Removes a value; false if it is not there, or was put there as a stand-in.
+    fn take(&mut self, place: &Place) -> bool {
+        let Some((parent, key)) = place.left.rsplit_once('/') else { return false };
+        if self.stand_ins.iter().any(|(known, _)| is_within(&place.given, known)) {
+            return false;
+        }
+        match self.input.pointer_mut(parent) {
+            Some(Value::Object(fields)) => fields.remove(&unescaped(key)).is_some(),
+            Some(Value::Array(items)) => {
+                let given = place
+                    .given
+                    .rsplit_once('/')
+                    .and_then(|(array, index)| Some((array, index.parse().ok()?)));
+                match (key.parse::<usize>(), given) {
+                    (Ok(index), Some((array, first))) if index < items.len() => {
+                        items.remove(index);
+                        self.items.entry(array.to_owned()).or_default().insert(first);
+                        true
+                    }
+                    _ => false,
+                }
+            }
+            _ => false,
+        }
+    }
+
+    /// Puts the next value there that it could be; false if there is none.
+    fn stand_in(&mut self, place: &Place) -> bool {
+        let Some((parent, key)) = place.left.rsplit_once('/') else { return false };
+        let known = self.stand_ins.iter().position(|(known, _)| *known == place.given).unwrap_or_else(|| {
+            self.stand_ins.push((place.given.clone(), 0));
             self.stand_ins.len() - 1
         });
         let index = self.stand_ins[known].1;
@@ -122,56 +178,77 @@ impl Reading {
         if index >= STAND_INS || known >= MAX_VIOLATIONS {
             return false;
         }
-        let (parent, key) = (&pointer[..at], unescaped(&pointer[at + 1..]));
         match self.input.pointer_mut(parent) {
             Some(Value::Object(fields)) => {
-                fields.insert(key, stand_in(index));
+                fields.insert(unescaped(key), stand_in(index));
                 true
             }
-            Some(Value::Array(items)) => match key.parse::<usize>().ok().and_then(|key| items.get_mut(key)) {
-                Some(item) => {
-                    *item = stand_in(index);
-                    true
-                }
-                None => false,
-            },
             _ => false,
         }
     }
 
-    /// Whether this place, or one that it lies in, was complained about.
-    fn is_told(&self, pointer: &str) -> bool {
-        self.violations.iter().any(|told| {
-            pointer.strip_prefix(&told.pointer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        })
+    /// Does without what the place is in.
+    fn give_up(&mut self, mut place: Place) -> bool {
+        while place.leave() && !place.left.is_empty() {
+            self.given_up.push(place.given.clone());
+            if self.take(&place) || self.stand_in(&place) {
+                return true;
+            }
+        }
+        false
     }
 
-    fn pointer(&self, path: &Path) -> String {
-        let mut pointer = String::new();
+    /// Whether this place, or one that it lies in, was complained about.
+    fn is_told(&self, pointer: &str) -> bool {
+        let told = self.violations.iter().map(|told| &told.pointer).chain(&self.given_up);
+        told.into_iter().any(|told| is_within(pointer, told))
+    }
+
+    fn place(&self, path: &Path) -> Place {
+        let mut place = Place { given: String::new(), left: String::new() };
         for segment in path.iter() {
             match segment {
-                Segment::Seq { index } => pointer.push_str(&format!("/{index}")),
-                Segment::Map { key } => pointer.push_str(&format!("/{}", escaped(key))),
+                Segment::Seq { index } => {
+                    // Each that was taken out before it has moved it down by one.
+                    let taken = self.items.get(&place.given).into_iter().flatten();
+                    let first = taken.fold(*index, |index, taken| index + usize::from(*taken <= index));
+                    place.given.push_str(&format!("/{first}"));
+                    place.left.push_str(&format!("/{index}"));
+                }
+                Segment::Map { key } => place.enter(&escaped(key)),
                 Segment::Enum { variant } => {
-                    let deeper = format!("{pointer}/{}", escaped(variant));
-                    if self.input.pointer(&deeper).is_some() {
-                        pointer = deeper;
+                    let variant = escaped(variant);
+                    if self.input.pointer(&format!("{}/{variant}", place.left)).is_some() {
+                        place.enter(&variant);
                     }
                 }
                 Segment::Unknown => {}
             }
         }
-        pointer
+        place
     }
 }
 
-/// Removes a field; an item of an array stays, for the others would move.
-fn take(input: &mut Value, pointer: &str) -> bool {
-    let Some(at) = pointer.rfind('/') else { return false };
-    match input.pointer_mut(&pointer[..at]) {
-        Some(Value::Object(fields)) => fields.remove(&unescaped(&pointer[at + 1..])).is_some(),
-        _ => false,
+impl Place {
+    fn enter(&mut self, segment: &str) {
+        for pointer in [&mut self.given, &mut self.left] {
+            pointer.push('/');
+            pointer.push_str(segment);
+        }
     }
+
+    /// To what it is in; false at the top.
+    fn leave(&mut self) -> bool {
+        for pointer in [&mut self.given, &mut self.left] {
+            let Some(at) = pointer.rfind('/') else { return false };
+            pointer.truncate(at);
+        }
+        true
+    }
+}
+
+fn is_within(pointer: &str, outer: &str) -> bool {
+    pointer.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// One segment of a JSON pointer (RFC 6901 section 3).
