@@ -2,14 +2,13 @@
 
 use std::{collections::HashMap, fmt::Debug, sync::Arc};
 
-use serde_json::Value;
 use tokio::sync::Mutex;
 
 use crate::{
-    Clock, Env, Error, ErrorKind, Issuer, Result, Sealer, Secrets, Target,
+    Clock, Env, Error, ErrorKind, Id, Issuer, Result, Sealer, Secrets, Target,
     connectors::{Connectors, Site},
-    host::{Endpoint, Hosts},
-    records::{IssuerRecord, TargetRecord},
+    host::{Endpoint, Host, Hosts},
+    records::{IssuerRecord, Place, TargetRecord},
     state::StoreState,
     store::Store,
 };
@@ -20,7 +19,7 @@ pub struct Catalog {
     parts: Parts,
     issuers: HashMap<Box<str>, Arc<dyn Issuer>>,
     targets: HashMap<Box<str>, (Arc<dyn Target>, Vec<Endpoint>)>,
-    built_issuers: Mutex<HashMap<Box<str>, (Value, Arc<dyn Issuer>)>>,
+    built_issuers: Mutex<HashMap<Box<str>, (IssuerRecord, Arc<dyn Issuer>)>>,
 }
 
 /// What connectors are built with.
@@ -56,6 +55,21 @@ impl Catalog {
         self.targets.insert(id.into(), (target, default_probe));
     }
 
+    /// Whether this program declares the issuer with this id.
+    pub(crate) fn declares_issuer(&self, id: &str) -> bool {
+        self.issuers.contains_key(id)
+    }
+
+    /// Whether this program declares the target with this id.
+    pub(crate) fn declares_target(&self, id: &str) -> bool {
+        self.targets.contains_key(id)
+    }
+
+    /// The host of this place.
+    pub(crate) async fn host(&self, place: &Place) -> Result<Arc<dyn Host>> {
+        self.parts.hosts.host(place.host.as_ref().map(Id::as_str)).await
+    }
+
     /// The connector tables.
     pub fn connectors(&self) -> &Connectors {
         &self.parts.connectors
@@ -72,13 +86,13 @@ impl Catalog {
         let config = record.config.as_ref().ok_or_else(|| undeclared("issuer", &record.name))?;
         let mut built = self.built_issuers.lock().await;
         if let Some((of, issuer)) = built.get(record.id.as_str())
-            && of == config
+            && (&of.kind, &of.config) == (&record.kind, &record.config)
         {
             return Ok(issuer.clone());
         }
         let env = self.parts.env(record.id.as_str());
         let issuer = self.parts.connectors.issuer(&record.kind)?.connect(config, env).await?;
-        built.insert(record.id.as_str().into(), (config.clone(), issuer.clone()));
+        built.insert(record.id.as_str().into(), (record.clone(), issuer.clone()));
         Ok(issuer)
     }
 
@@ -92,7 +106,7 @@ impl Catalog {
         }
         let config = record.config.as_ref().ok_or_else(|| undeclared("target", &record.name))?;
         let kind = self.parts.connectors.target(&record.kind)?;
-        let host = self.parts.hosts.host(record.place.host.as_ref().map(crate::Id::as_str)).await?;
+        let host = self.host(&record.place).await?;
         let site = Site { env: self.parts.env(record.id.as_str()), host, write: record.write };
         Ok((kind.connect(config, site)?, kind.default_probe()))
     }

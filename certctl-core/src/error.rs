@@ -166,6 +166,14 @@ impl Error {
         Self::invalid(vec![Violation::new(pointer, message, remedy)])
     }
 
+    /// `Conflict`, which the same call does not get over: what the field says is taken.
+    pub fn taken(pointer: impl Into<String>, message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        let violation = Violation::new(pointer, message, remedy);
+        let mut error = Self::new(ErrorKind::Conflict, violation.to_string()).with_retry(Retry::Never);
+        error.0.violations = vec![violation];
+        error.with("reason", "taken")
+    }
+
     /// `NotFound`: there is no `what` called `id`.
     pub fn not_found(what: &str, id: impl fmt::Display) -> Self {
         Self::new(ErrorKind::NotFound, format!("there is no {what} {id}")).with("id", id)
@@ -230,7 +238,7 @@ impl Error {
         for violation in &mut self.0.violations {
             violation.pointer.insert_str(0, prefix);
         }
-        if !self.0.violations.is_empty() {
+        if self.0.kind == ErrorKind::Invalid && !self.0.violations.is_empty() {
             let context = std::mem::take(&mut self.0.context);
             self = Self::invalid(std::mem::take(&mut self.0.violations));
             self.0.context = context;
@@ -258,7 +266,7 @@ impl Error {
         self.0.effect
     }
 
-    /// Everything that is wrong with the input, for `Invalid`.
+    /// Everything that is wrong with the input, for `Invalid`; what is taken, for [`Error::taken`].
     pub fn violations(&self) -> &[Violation] {
         &self.0.violations
     }

@@ -16,6 +16,7 @@ pub mod host;
 mod id;
 mod issuer;
 mod keys;
+mod notifier;
 mod random;
 pub mod records;
 mod secret;
@@ -36,7 +37,7 @@ pub use catalog::Catalog;
 pub use clock::{Clock, SystemClock};
 pub use command::CommandLine;
 pub use context::Context;
-pub use engine::{CertificateSpec, Engine, EngineBuilder};
+pub use engine::{CertificateSpec, Engine, EngineBuilder, IssuerSpec, TargetSpec};
 pub use env::{Env, NoHosts, State};
 pub use error::{Effect, Error, ErrorKind, ErrorReport, Result, Retry, Violation};
 pub use files::OnHost;
@@ -47,6 +48,7 @@ pub use issuer::{
     RevocationReason, issue,
 };
 pub use keys::{Key, Keys, MemoryKeys};
+pub use notifier::{Notification, Notifier, NotifierCapabilities, Severity};
 pub use random::bytes as random_bytes;
 pub use secret::{Sealed, SealedAt, SealedOnly, Sealer, Secret, SecretRef, Secrets};
 pub use signer::Signer;
@@ -62,7 +64,7 @@ pub use x509::{
 /// Traits whose methods read as if they were the connectors' own.
 pub mod prelude {
     pub use crate::{
-        connectors::{IssuerConfig, TargetConfig, TargetConfigExt},
+        connectors::{IssuerConfig, NotifierConfig, TargetConfig, TargetConfigExt},
         store::StoreExt,
     };
 }

@@ -4,13 +4,14 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use serde_json::Value;
 use tokio::sync::{broadcast, watch};
 
 use crate::{
-    Actor, Clock, Error, ErrorKind, Id, Result, SystemClock, Violation,
+    Actor, Clock, Error, ErrorKind, Id, Identified, Result, SystemClock, Violation,
     catalog::{Catalog, Parts},
     check_name,
-    connectors::{IssuerDeclaration, Site, TargetBuilder, TargetDeclaration},
+    connectors::{IssuerDeclaration, Site, TargetBuilder, TargetDeclaration, escaped},
     engine::{Engine, Inner},
     home::{Home, IntoHome},
     records::{AuditEvent, IssuerRecord, KINDS, TargetRecord},
@@ -99,6 +100,11 @@ impl EngineBuilder {
     /// `Invalid` with everything that is wrong in the declarations, and what opening the store gives.
     pub async fn build(self) -> Result<Engine> {
         let home = self.home?;
+        let mut wrong = check_declarations::<IssuerRecord, _>("issuers", &self.issuers, |one| one.check());
+        wrong.extend(check_declarations::<TargetRecord, _>("targets", &self.targets, |one| one.check()));
+        if !wrong.is_empty() {
+            return Err(Error::invalid(wrong));
+        }
         home.store.open(KINDS).await?;
         let parts = Parts {
             store: home.store.clone(),
@@ -109,15 +115,14 @@ impl EngineBuilder {
             connectors: Arc::new(home.connectors),
         };
         let mut catalog = Catalog::new(parts.clone());
-        let mut wrong = Vec::new();
         for (name, declaration) in self.issuers {
             if let Err(e) = declare_issuer(&parts, &mut catalog, &name, declaration).await {
-                collect(&mut wrong, &format!("/issuers/{name}"), e)?;
+                collect(&mut wrong, &format!("/issuers/{}", escaped(&name)), e)?;
             }
         }
         for (name, declaration) in self.targets {
             if let Err(e) = declare_target(&parts, &mut catalog, &name, declaration).await {
-                collect(&mut wrong, &format!("/targets/{name}"), e)?;
+                collect(&mut wrong, &format!("/targets/{}", escaped(&name)), e)?;
             }
         }
         if !wrong.is_empty() {
@@ -143,6 +148,26 @@ impl EngineBuilder {
     }
 }
 
+/// What is wrong with what is declared, before anything is written.
+fn check_declarations<R: Identified, D>(
+    list: &str,
+    declared: &[(String, D)],
+    check: impl Fn(&D) -> Vec<Violation>,
+) -> Vec<Violation> {
+    let mut wrong = Vec::new();
+    for (index, (name, declaration)) in declared.iter().enumerate() {
+        let pointer = format!("/{list}/{}", escaped(name));
+        let mut found = check(declaration);
+        found.extend(check_name::<R>(name, "").err().iter().flat_map(|e| e.violations().to_vec()));
+        if declared[..index].iter().any(|(other, _)| other == name) {
+            let message = format!("the name {name:?} is declared twice");
+            found.push(Violation::new("", message, format!("give each {} a name of its own", R::NOUN)));
+        }
+        wrong.extend(Error::invalid(found).below(&pointer).violations().iter().cloned());
+    }
+    wrong
+}
+
 /// Keeps what is wrong with the input; anything else ends the build.
 fn collect(wrong: &mut Vec<Violation>, pointer: &str, error: Error) -> Result<()> {
     if error.kind() != ErrorKind::Invalid {
@@ -158,14 +183,13 @@ async fn declare_issuer(
     name: &str,
     declaration: IssuerDeclaration,
 ) -> Result<()> {
-    check_name::<IssuerRecord>(name, "")?;
     let record = loop {
         let known = parts.store.find_by::<IssuerRecord>("name", name.into()).await?;
         let wanted = IssuerRecord {
             id: known.as_ref().map_or_else(|| declared_id(name, parts), |known| known.id.clone()),
             name: name.into(),
-            kind: declaration.kind.as_str().into(),
             // What an operator stored under this name stays: the code comes first only as long as it declares it.
+            kind: kind_of(known.as_ref().map(|known| (&known.config, &known.kind)), &declaration.kind),
             config: known.as_ref().and_then(|known| known.config.clone()),
         };
         if let Some(record) = record_declared(parts, known, wanted, "issuer.declared").await? {
@@ -183,14 +207,13 @@ async fn declare_target(
     name: &str,
     declaration: TargetDeclaration,
 ) -> Result<()> {
-    check_name::<TargetRecord>(name, "")?;
     let probe = declaration.probe?;
     let record = loop {
         let known = parts.store.find_by::<TargetRecord>("name", name.into()).await?;
         let wanted = TargetRecord {
             id: known.as_ref().map_or_else(|| declared_id(name, parts), |known| known.id.clone()),
             name: name.into(),
-            kind: declaration.kind.as_str().into(),
+            kind: kind_of(known.as_ref().map(|known| (&known.config, &known.kind)), &declaration.kind),
             config: known.as_ref().and_then(|known| known.config.clone()),
             place: declaration.place.clone(),
             probe: probe.clone(),
@@ -211,8 +234,16 @@ async fn declare_target(
     Ok(())
 }
 
+/// The kind that goes with a stored configuration, or else the declared one.
+fn kind_of(known: Option<(&Option<Value>, &Box<str>)>, declared: &str) -> Box<str> {
+    match known {
+        Some((Some(_), stored)) => stored.clone(),
+        _ => declared.into(),
+    }
+}
+
 /// `iss-local` for the issuer `local`; a minted id where the name has other characters.
-fn declared_id<R: crate::Identified>(name: &str, parts: &Parts) -> Id<R> {
+fn declared_id<R: Identified>(name: &str, parts: &Parts) -> Id<R> {
     Id::parse(&format!("{}-{name}", R::PREFIX)).unwrap_or_else(|_| Id::mint_at(parts.clock.now()))
 }
 

@@ -1,7 +1,7 @@
 //! What somebody can ask of the engine. Each command checks the actor, writes rows, and leaves the rest to the job loop.
 
 use crate::{
-    Actor, Error, ErrorKind, Id, Permission, Result, X509Certificate,
+    Actor, Error, ErrorKind, Id, Permission, Result, Retry, X509Certificate,
     engine::{
         CertificateSpec, Engine, EventStream, Inner, JobWatch, deploy, issue, plan,
         spec::{self, Wanted},
@@ -237,13 +237,14 @@ impl Engine {
 }
 
 /// Tries again if what was read has changed meanwhile, or somebody made the same thing at the same time.
-async fn again_if_stale<T>(attempt: impl AsyncFn() -> Result<T>) -> Result<T> {
+pub(super) async fn again_if_stale<T>(attempt: impl AsyncFn() -> Result<T>) -> Result<T> {
     const TRIES: u32 = 10;
     let mut tries = 0;
     loop {
         match attempt().await {
             Err(e)
                 if e.kind() == ErrorKind::Conflict
+                    && e.retry() != Retry::Never
                     && e.context_value("expected").is_none()
                     && tries < TRIES =>
             {

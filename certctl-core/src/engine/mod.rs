@@ -6,6 +6,7 @@
 mod builder;
 mod challenge;
 mod commands;
+mod connectors;
 mod deploy;
 mod events;
 mod held;
@@ -34,6 +35,7 @@ use crate::{
 
 pub use builder::EngineBuilder;
 pub use commands::DeploymentPlan;
+pub use connectors::{IssuerSpec, TargetSpec};
 pub use events::{Event, EventStream};
 pub use spec::{CertificateSpec, WantedName};
 pub use watch::JobWatch;

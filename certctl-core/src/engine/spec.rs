@@ -154,10 +154,13 @@ pub(crate) async fn check(store: &dyn Store, spec: &CertificateSpec) -> Result<W
     let csr = spec.csr.as_ref().and_then(|pem| wrong.take("/csr", Csr::parse(pem.as_bytes())));
     let mut names = Vec::new();
     for (index, name) in spec.names.iter().enumerate() {
-        if let Some(name) = wrong.take(&format!("/names/{index}"), read_name(name))
-            && !names.contains(&name)
-        {
-            names.push(name);
+        let pointer = format!("/names/{index}");
+        match wrong.take(&pointer, read_name(name)) {
+            Some(name) if names.contains(&name) => {
+                wrong.add(&pointer, &format!("the name {name} is given twice"), "remove it");
+            }
+            Some(name) => names.push(name),
+            None => {}
         }
     }
     if spec.names.is_empty()
@@ -190,9 +193,11 @@ pub(crate) async fn check(store: &dyn Store, spec: &CertificateSpec) -> Result<W
     let mut targets: Vec<TargetRecord> = Vec::new();
     for (index, name) in spec.targets.iter().enumerate() {
         let pointer = format!("/targets/{index}");
-        if let Some(target) = find::<TargetRecord>(store, name, &pointer, &mut wrong).await?
-            && !targets.iter().any(|known| known.id == target.id)
-        {
+        if let Some(target) = find::<TargetRecord>(store, name, &pointer, &mut wrong).await? {
+            if targets.iter().any(|known| known.id == target.id) {
+                wrong.add(&pointer, &format!("the target {} is given twice", target.name), "remove it");
+                continue;
+            }
             if target.place.agent.is_some() {
                 wrong.add(
                     &pointer,
@@ -208,6 +213,21 @@ pub(crate) async fn check(store: &dyn Store, spec: &CertificateSpec) -> Result<W
             "/targets",
             "a certificate from a request has its key elsewhere, so that it can't be deployed from here",
             "leave out either csr or targets",
+        );
+    }
+
+    if spec.csr.is_some() && spec.reuse_key {
+        wrong.add(
+            "/reuse_key",
+            "a certificate from a request has its key elsewhere, where it is decided whether it is kept",
+            "leave out either csr or reuse_key",
+        );
+    }
+    if spec.csr.is_some() && spec.key_algorithm != KeyAlgorithm::default() {
+        wrong.add(
+            "/key_algorithm",
+            "a certificate from a request has its key elsewhere, and with it the algorithm",
+            "leave out either csr or key_algorithm",
         );
     }
 
@@ -239,19 +259,35 @@ pub(crate) async fn check(store: &dyn Store, spec: &CertificateSpec) -> Result<W
     };
 
     match (wrong.0.is_empty(), issuer) {
-        (true, Some(issuer)) => Ok(Wanted {
-            id,
-            name: spec.name.as_str().into(),
-            names,
-            common_name,
-            issuer,
-            targets,
-            profile_id,
-            profile,
-            key,
-            renewal: RenewalPolicy { at_share },
-        }),
+        (true, Some(issuer)) => {
+            check_free(store, spec, id.as_ref()).await?;
+            Ok(Wanted {
+                id,
+                name: spec.name.as_str().into(),
+                names,
+                common_name,
+                issuer,
+                targets,
+                profile_id,
+                profile,
+                key,
+                renewal: RenewalPolicy { at_share },
+            })
+        }
         _ => Err(Error::invalid(wrong.0)),
+    }
+}
+
+/// With an id of its own, the name may be another certificate's.
+async fn check_free(store: &dyn Store, spec: &CertificateSpec, id: Option<&Id<Certificate>>) -> Result<()> {
+    let Some(id) = id else { return Ok(()) };
+    match store.find_by::<Certificate>("name", spec.name.as_str().into()).await? {
+        Some(other) if other.id != *id => Err(Error::taken(
+            "/name",
+            format!("the name {:?} is that of {}", spec.name, other.id),
+            "choose another name, or leave out the id to change that one",
+        )),
+        _ => Ok(()),
     }
 }
 

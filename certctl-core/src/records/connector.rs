@@ -3,13 +3,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    Id, Identified, Lifetime, Timestamp, WriteMode,
+    Id, Identified, Lifetime, Timestamp, Violation, WriteMode,
     host::Endpoint,
     store::{Column, ColumnValue, Kind, Record, columns_of},
 };
 
 /// Who does something: an agent, or none for this process; on which host, or none for the machine that it runs on.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub struct Place {
     /// The agent.
     pub agent: Option<Id<Agent>>,
@@ -101,6 +102,28 @@ impl Default for Probe {
     /// The connector's endpoints, ten seconds, three connections.
     fn default() -> Self {
         Self { endpoints: None, elsewhere: Vec::new(), deadline: Lifetime::secs(10), connections: 3 }
+    }
+}
+
+impl Probe {
+    /// What is wrong with it, for the field at `pointer`.
+    pub fn check(&self, pointer: &str) -> Vec<Violation> {
+        let mut violations = Vec::new();
+        if !(1..=20).contains(&self.connections) {
+            violations.push(Violation::new(
+                format!("{pointer}/connections"),
+                format!("{} fresh connections prove nothing, or take too long", self.connections),
+                "give 1 to 20; 3 is usual",
+            ));
+        }
+        if !(Lifetime::secs(1)..=Lifetime::secs(600)).contains(&self.deadline) {
+            violations.push(Violation::new(
+                format!("{pointer}/deadline"),
+                "the deadline is under a second or over ten minutes",
+                "write it like 10s",
+            ));
+        }
+        violations
     }
 }
 

@@ -101,6 +101,43 @@ impl Clock for TestClock {
     }
 }
 
+/// Checks that a clock keeps the contract of [`Clock`]. `advance` lets that much time pass, for a clock that does not go by
+/// itself; for one that does, it does nothing.
+///
+/// # Panics
+/// If it does not.
+pub async fn conformance(clock: Arc<dyn Clock>, advance: &(dyn Fn(Duration) + Sync)) {
+    const STEP: Duration = Duration::from_millis(20);
+    let start = clock.now();
+    assert!(start > Timestamp::from_secs(1_700_000_000), "it shows a time of this age: {start}");
+    // What has passed needs no sleep: nothing has to advance.
+    clock.sleep_until(start).await;
+    clock.sleep_until(start - Duration::from_secs(86_400 * 365)).await;
+
+    // Sleepers wake when it is time, each at its own, and not before.
+    let sleep = |until| {
+        let clock = clock.clone();
+        tokio::spawn(async move {
+            clock.sleep_until(until).await;
+            clock.now()
+        })
+    };
+    let far = sleep(clock.now() + Duration::from_secs(86_400 * 3_650));
+    let ends = [clock.now() + STEP * 2, clock.now() + STEP];
+    let sleepers = ends.map(sleep);
+    advance(STEP);
+    advance(STEP);
+    for (sleeper, end) in sleepers.into_iter().zip(ends) {
+        let woken = sleeper.await.expect("a sleep does not panic");
+        assert!(woken >= end, "nobody is woken before {end}: {woken}");
+    }
+    assert!(!far.is_finished(), "who sleeps for years sleeps on");
+    far.abort();
+
+    clock.pause(Duration::from_millis(1)).await;
+    assert!(clock.now() >= start + STEP * 2, "time has passed");
+}
+
 /// Somebody who sleeps, until dropped: a sleep that was given up counts no more.
 struct Asleep<'a> {
     state: &'a State,

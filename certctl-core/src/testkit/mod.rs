@@ -8,5 +8,7 @@ pub mod clock;
 pub mod host;
 pub mod issuer;
 pub mod keys;
+pub mod notifier;
+pub mod state;
 pub mod store;
 pub mod target;

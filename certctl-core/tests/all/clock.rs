@@ -1,6 +1,9 @@
 use std::{sync::Arc, time::Duration};
 
-use certctl_core::{Clock, SystemClock, Timestamp, testkit::clock::TestClock};
+use certctl_core::{
+    Clock, SystemClock, Timestamp,
+    testkit::clock::{TestClock, conformance},
+};
 
 #[test]
 fn starts_at_a_fixed_date_and_moves_both_ways() {
@@ -76,4 +79,11 @@ async fn the_system_clock_sleeps_until_its_time() {
     let until = clock.now() + Duration::from_millis(30);
     clock.sleep_until(until).await;
     assert!(clock.now() >= until);
+}
+
+#[tokio::test]
+async fn both_clocks_conform() {
+    conformance(Arc::new(SystemClock), &|_| {}).await;
+    let clock = TestClock::default();
+    conformance(Arc::new(clock.clone()), &|span| clock.advance(span)).await;
 }

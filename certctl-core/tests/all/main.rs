@@ -6,11 +6,14 @@
 mod ca;
 mod clock;
 mod command;
+mod config;
 mod files;
 mod host;
 mod issuer;
 mod keys;
+mod notifier;
 mod openssl;
+mod state;
 mod store;
 mod tls;
 mod x509;

@@ -4,6 +4,9 @@
 //! integrator's own, it comes into a program in one of two ways: declared in code (`.issuer("local", LocalCa::default())`),
 //! or stored as kind and JSON and found through a [`Connectors`] table.
 
+mod config;
+mod declare;
+
 use std::{collections::BTreeMap, fmt, fmt::Debug, sync::Arc};
 
 use async_trait::async_trait;
@@ -13,12 +16,19 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
-    Env, Error, Issuer, Result, Target, Violation, WriteMode,
+    Env, Error, Issuer, Notifier, Result, Target, Violation, WriteMode,
     files::OnHost,
     host::{Endpoint, Host},
-    records::{Place, Probe},
     target::FileTarget,
 };
+
+pub(crate) use config::escaped;
+pub(crate) use declare::TargetBuilder;
+
+pub use config::read_config;
+pub use declare::{IssuerDeclaration, TargetConfigExt, TargetDeclaration};
+
+use config::read_and_check;
 
 /// The configuration of an issuer: public fields and `Default` are its builder. Unknown fields are refused
 /// (`#[serde(deny_unknown_fields)]`).
@@ -57,6 +67,22 @@ pub trait TargetConfig: Serialize + DeserializeOwned + JsonSchema + Debug + Send
 
     /// Builds the target. Does not touch it.
     fn connect(self, site: Site) -> Result<Arc<dyn Target>>;
+}
+
+/// The configuration of a notifier; see [`IssuerConfig`].
+pub trait NotifierConfig: Serialize + DeserializeOwned + JsonSchema + Debug + Send + Sync + 'static {
+    /// The kind: a lower-case word.
+    const KIND: &'static str;
+    /// Other names that configurations may use for it.
+    const ALIASES: &'static [&'static str] = &[];
+
+    /// What is wrong with it, all of it.
+    fn check(&self) -> Vec<Violation> {
+        Vec::new()
+    }
+
+    /// Builds the notifier. Tells nobody anything.
+    fn connect(self, env: Env) -> Result<Arc<dyn Notifier>>;
 }
 
 /// What a target's constructor gets besides its configuration.
@@ -102,6 +128,18 @@ pub struct TargetKind {
     connect: fn(&Value, Site) -> Result<Arc<dyn Target>>,
 }
 
+/// One row of the notifiers' table.
+#[derive(Clone, Copy)]
+pub struct NotifierKind {
+    /// See [`NotifierConfig::KIND`].
+    pub name: &'static str,
+    /// See [`NotifierConfig::ALIASES`].
+    pub aliases: &'static [&'static str],
+    schema: fn() -> Schema,
+    check: fn(&Value) -> Result<()>,
+    connect: fn(&Value, Env) -> Result<Arc<dyn Notifier>>,
+}
+
 impl IssuerKind {
     /// The row for this configuration.
     pub const fn of<C: IssuerConfig>() -> Self {
@@ -109,11 +147,10 @@ impl IssuerKind {
             name: C::KIND,
             aliases: C::ALIASES,
             schema: || schemars::schema_for!(C),
-            check: |config| read_config::<C>(config).and_then(|c| refuse(c.check())),
+            check: |config| read_and_check(config, C::check).map(drop),
             connect: |config, env| {
                 Box::pin(async move {
-                    let config = read_config::<C>(config)?;
-                    refuse(config.check())?;
+                    let config = read_and_check(config, C::check)?;
                     config.connect(env).await
                 })
             },
@@ -144,11 +181,10 @@ impl TargetKind {
             name: C::KIND,
             aliases: C::ALIASES,
             schema: || schemars::schema_for!(C),
-            check: |config| read_config::<C>(config).and_then(|c| refuse(c.check())),
+            check: |config| read_and_check(config, C::check).map(drop),
             default_probe: C::default_probe,
             connect: |config, site| {
-                let config = read_config::<C>(config)?;
-                refuse(config.check())?;
+                let config = read_and_check(config, C::check)?;
                 config.connect(site)
             },
         }
@@ -176,6 +212,38 @@ impl TargetKind {
     }
 }
 
+impl NotifierKind {
+    /// The row for this configuration.
+    pub const fn of<C: NotifierConfig>() -> Self {
+        Self {
+            name: C::KIND,
+            aliases: C::ALIASES,
+            schema: || schemars::schema_for!(C),
+            check: |config| read_and_check(config, C::check).map(drop),
+            connect: |config, env| read_and_check(config, C::check)?.connect(env),
+        }
+    }
+
+    /// The JSON schema of its configuration.
+    pub fn schema(&self) -> Schema {
+        (self.schema)()
+    }
+
+    /// # Errors
+    /// `Invalid`, with every violation.
+    pub fn check(&self, config: &Value) -> Result<()> {
+        (self.check)(config)
+    }
+
+    /// Builds the notifier.
+    ///
+    /// # Errors
+    /// `Invalid`, with every violation, and what the constructor gives.
+    pub fn connect(&self, config: &Value, env: Env) -> Result<Arc<dyn Notifier>> {
+        (self.connect)(config, env)
+    }
+}
+
 impl Debug for IssuerKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name)
@@ -186,12 +254,18 @@ impl Debug for TargetKind {
         f.write_str(self.name)
     }
 }
+impl Debug for NotifierKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
 
 /// The kinds that a program knows: those built in, and those that it registers.
 #[derive(Clone, Debug, Default)]
 pub struct Connectors {
     issuers: BTreeMap<&'static str, IssuerKind>,
     targets: BTreeMap<&'static str, TargetKind>,
+    notifiers: BTreeMap<&'static str, NotifierKind>,
 }
 
 impl Connectors {
@@ -217,6 +291,11 @@ impl Connectors {
         self.targets.insert(kind.name, kind);
     }
 
+    /// Adds a kind; one of the same name is replaced.
+    pub fn register_notifier(&mut self, kind: NotifierKind) {
+        self.notifiers.insert(kind.name, kind);
+    }
+
     /// The issuers' table, by name.
     pub fn issuers(&self) -> impl Iterator<Item = &IssuerKind> {
         self.issuers.values()
@@ -225,6 +304,11 @@ impl Connectors {
     /// The targets' table, by name.
     pub fn targets(&self) -> impl Iterator<Item = &TargetKind> {
         self.targets.values()
+    }
+
+    /// The notifiers' table, by name.
+    pub fn notifiers(&self) -> impl Iterator<Item = &NotifierKind> {
+        self.notifiers.values()
     }
 
     /// The kind of this name or alias.
@@ -248,39 +332,17 @@ impl Connectors {
             .or_else(|| self.targets.values().find(|k| k.aliases.contains(&kind)))
             .ok_or_else(|| unknown_kind("target", kind, self.targets.keys()))
     }
-}
 
-/// Reads a configuration, giving the place of the first field that does not read.
-///
-/// # Errors
-/// `Invalid` with the field's pointer.
-pub fn read_config<C: DeserializeOwned>(config: &Value) -> Result<C> {
-    serde_path_to_error::deserialize(config).map_err(|e| {
-        let pointer: String = e
-            .path()
-            .iter()
-            .filter_map(|segment| match segment {
-                serde_path_to_error::Segment::Seq { index } => Some(format!("/{index}")),
-                serde_path_to_error::Segment::Map { key } => {
-                    Some(format!("/{}", key.replace('~', "~0").replace('/', "~1")))
-                }
-                _ => None,
-            })
-            .collect();
-        let message = e.inner().to_string();
-        let remedy = if message.starts_with("unknown field") {
-            "correct or remove the field"
-        } else if message.starts_with("missing field") {
-            "add the field"
-        } else {
-            "correct the value"
-        };
-        Error::invalid_field(pointer, message, remedy)
-    })
-}
-
-fn refuse(violations: Vec<Violation>) -> Result<()> {
-    if violations.is_empty() { Ok(()) } else { Err(Error::invalid(violations)) }
+    /// The kind of this name or alias.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the kinds that there are.
+    pub fn notifier(&self, kind: &str) -> Result<&NotifierKind> {
+        self.notifiers
+            .get(kind)
+            .or_else(|| self.notifiers.values().find(|k| k.aliases.contains(&kind)))
+            .ok_or_else(|| unknown_kind("notifier", kind, self.notifiers.keys()))
+    }
 }
 
 fn unknown_kind<'a>(noun: &str, kind: &str, known: impl Iterator<Item = &'a &'static str>) -> Error {
@@ -288,146 +350,9 @@ fn unknown_kind<'a>(noun: &str, kind: &str, known: impl Iterator<Item = &'a &'st
     Error::invalid_field(
         "/kind",
         format!("there is no {noun} kind {kind:?}"),
-        format!("use one of: {}", known.join(", ")),
+        match known.as_slice() {
+            [] => format!("this program knows no {noun} kind: register one"),
+            known => format!("use one of: {}", known.join(", ")),
+        },
     )
 }
-
-/// An issuer that a program declares in its code.
-pub struct IssuerDeclaration {
-    pub(crate) kind: String,
-    pub(crate) connect: Box<dyn FnOnce(Env) -> BoxFuture<'static, Result<Arc<dyn Issuer>>> + Send>,
-}
-
-impl<C: IssuerConfig> From<C> for IssuerDeclaration {
-    fn from(config: C) -> Self {
-        Self {
-            kind: C::KIND.to_owned(),
-            connect: Box::new(|env| {
-                Box::pin(async move {
-                    refuse(config.check())?;
-                    config.connect(env).await
-                })
-            }),
-        }
-    }
-}
-
-impl From<Arc<dyn Issuer>> for IssuerDeclaration {
-    fn from(issuer: Arc<dyn Issuer>) -> Self {
-        Self { kind: issuer.kind().to_owned(), connect: Box::new(|_| Box::pin(async move { Ok(issuer) })) }
-    }
-}
-
-impl Debug for IssuerDeclaration {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "IssuerDeclaration({})", self.kind)
-    }
-}
-
-/// A target that a program declares in its code, with the fields that every target has.
-pub struct TargetDeclaration {
-    pub(crate) kind: String,
-    pub(crate) connect: TargetBuilder,
-    pub(crate) default_probe: Vec<Endpoint>,
-    pub(crate) place: Place,
-    pub(crate) probe: Result<Probe>,
-    pub(crate) write: WriteMode,
-}
-
-/// How a declared target is built.
-pub(crate) enum TargetBuilder {
-    /// On its host, once that is known.
-    Config(Box<dyn FnOnce(Site) -> Result<Arc<dyn Target>> + Send>),
-    /// It exists.
-    Instance(Arc<dyn Target>),
-}
-
-impl TargetDeclaration {
-    /// Endpoints on the target's host that must show the certificate, such as `127.0.0.1:443`; none at all switches the
-    /// probe off. What does not read is refused when the engine is built.
-    #[must_use]
-    pub fn probe<E: AsRef<str>>(mut self, endpoints: impl IntoIterator<Item = E>) -> Self {
-        let endpoints: Result<Vec<Endpoint>> = endpoints.into_iter().map(|e| e.as_ref().parse()).collect();
-        self.probe = match (self.probe, endpoints) {
-            (Ok(probe), Ok(endpoints)) => Ok(Probe { endpoints: Some(endpoints), ..probe }),
-            (Err(e), _) | (_, Err(e)) => Err(e.below("/probe/endpoints")),
-        };
-        self
-    }
-
-    /// Everything about the probe.
-    #[must_use]
-    pub fn probe_with(mut self, probe: Probe) -> Self {
-        self.probe = Ok(probe);
-        self
-    }
-
-    /// Who deploys to it, and on which host it is.
-    #[must_use]
-    pub fn place(mut self, place: Place) -> Self {
-        self.place = place;
-        self
-    }
-
-    /// How its files are written.
-    #[must_use]
-    pub fn write(mut self, mode: WriteMode) -> Self {
-        self.write = mode;
-        self
-    }
-}
-
-impl<C: TargetConfig> From<C> for TargetDeclaration {
-    fn from(config: C) -> Self {
-        Self {
-            kind: C::KIND.to_owned(),
-            connect: TargetBuilder::Config(Box::new(|site| {
-                refuse(config.check())?;
-                config.connect(site)
-            })),
-            default_probe: C::default_probe(),
-            place: Place::default(),
-            probe: Ok(Probe::default()),
-            write: WriteMode::default(),
-        }
-    }
-}
-
-impl From<Arc<dyn Target>> for TargetDeclaration {
-    fn from(target: Arc<dyn Target>) -> Self {
-        Self {
-            kind: target.kind().to_owned(),
-            connect: TargetBuilder::Instance(target),
-            default_probe: Vec::new(),
-            place: Place::default(),
-            probe: Ok(Probe::default()),
-            write: WriteMode::default(),
-        }
-    }
-}
-
-impl Debug for TargetDeclaration {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "TargetDeclaration({})", self.kind)
-    }
-}
-
-/// Shared fields straight on a configuration: `Nginx { .. }.probe(["127.0.0.1:443"])`.
-pub trait TargetConfigExt: TargetConfig + Sized {
-    /// See [`TargetDeclaration::probe`].
-    fn probe<E: AsRef<str>>(self, endpoints: impl IntoIterator<Item = E>) -> TargetDeclaration {
-        TargetDeclaration::from(self).probe(endpoints)
-    }
-
-    /// See [`TargetDeclaration::place`].
-    fn place(self, place: Place) -> TargetDeclaration {
-        TargetDeclaration::from(self).place(place)
-    }
-
-    /// See [`TargetDeclaration::write`].
-    fn write(self, mode: WriteMode) -> TargetDeclaration {
-        TargetDeclaration::from(self).write(mode)
-    }
-}
-
-impl<C: TargetConfig> TargetConfigExt for C {}

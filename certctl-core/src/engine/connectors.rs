@@ -1,0 +1,337 @@
+//! Issuers and targets that somebody stores, instead of declaring them in a program's code.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    Actor, Error, ErrorKind, Id, Identified, Lifetime, Permission, Result, Violation, WriteMode, check_name,
+    connectors::read_config,
+    engine::{Engine, Inner, commands::again_if_stale},
+    host::Endpoint,
+    records::{AuditEvent, Certificate, Deployment, IssuerRecord, Place, Probe, TargetRecord},
+    store::{Change, ColumnValue, Query, Record, Select, Store, StoreExt, Stored, Test},
+};
+
+/// An issuer to store. Public fields and [`IssuerSpec::new`] are its builder.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct IssuerSpec {
+    /// The id, if it shall not be minted: `iss-` and letters, digits, dashes.
+    pub id: Option<String>,
+    /// The name, unique.
+    pub name: String,
+    /// The connector's kind, or another name for it.
+    pub kind: String,
+    /// The connector's configuration; the kind's schema says what is in it.
+    pub config: Value,
+    /// Refuse with `Conflict` unless the stored issuer has this version; zero if there must be none.
+    #[serde(skip)]
+    pub expected_version: Option<u64>,
+}
+
+/// A target to store. Public fields and [`TargetSpec::new`] are its builder.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TargetSpec {
+    /// The id, if it shall not be minted: `tgt-` and letters, digits, dashes.
+    pub id: Option<String>,
+    /// The name, unique.
+    pub name: String,
+    /// The connector's kind, or another name for it.
+    pub kind: String,
+    /// The connector's configuration; the kind's schema says what is in it. A field
+    /// `post_deploy_verify { enabled, endpoint, timeout }` is another way to write `probe`.
+    pub config: Value,
+    /// Who deploys to it, and on which host it is.
+    pub place: Place,
+    /// How it is proved what it serves; the connector's own endpoints by default.
+    pub probe: Option<Probe>,
+    /// How its files are written.
+    pub write: WriteMode,
+    /// Refuse with `Conflict` unless the stored target has this version; zero if there must be none.
+    #[serde(skip)]
+    pub expected_version: Option<u64>,
+}
+
+impl IssuerSpec {
+    /// An issuer of this name.
+    pub fn new(name: impl Into<String>, kind: impl Into<String>, config: Value) -> Self {
+        Self { name: name.into(), kind: kind.into(), config, ..Self::default() }
+    }
+
+    /// Refuses with `Conflict` unless the stored issuer has this version; zero if there must be none.
+    #[must_use]
+    pub fn expect_version(mut self, version: u64) -> Self {
+        self.expected_version = Some(version);
+        self
+    }
+}
+
+impl TargetSpec {
+    /// A target of this name.
+    pub fn new(name: impl Into<String>, kind: impl Into<String>, config: Value) -> Self {
+        Self { name: name.into(), kind: kind.into(), config, ..Self::default() }
+    }
+
+    /// Refuses with `Conflict` unless the stored target has this version; zero if there must be none.
+    #[must_use]
+    pub fn expect_version(mut self, version: u64) -> Self {
+        self.expected_version = Some(version);
+        self
+    }
+}
+
+impl Engine {
+    /// Stores an issuer, or changes the one that has this id, or else this name. In use from the next step of any job on, in
+    /// every process on the store. What is stored already is left alone.
+    ///
+    /// # Errors
+    /// `Invalid` with everything that is wrong (the configuration's fields below `/config`), `Conflict` if the name is taken
+    /// or [`IssuerSpec::expected_version`] is not the stored one, `Precondition` if this program declares the issuer in its
+    /// code, `Denied` if the actor may not.
+    pub async fn put_issuer(&self, actor: &Actor, spec: IssuerSpec) -> Result<Stored<IssuerRecord>> {
+        actor.require(Permission::ManageConnectors)?;
+        let inner = &self.inner;
+        let mut wrong = Vec::new();
+        let id = check_identity::<IssuerRecord>(spec.id.as_deref(), &spec.name, &mut wrong);
+        let kind = take(&mut wrong, "", inner.catalog.connectors().issuer(&spec.kind));
+        if let Some(kind) = kind {
+            take(&mut wrong, "/config", kind.check(&spec.config));
+        }
+        let Some(kind) = kind.filter(|_| wrong.is_empty()) else { return Err(Error::invalid(wrong)) };
+        again_if_stale(async || {
+            let known =
+                known(&*inner.store, id.as_ref(), &spec.name, |record: &IssuerRecord| &record.id).await?;
+            if known.as_ref().is_some_and(|known| inner.catalog.declares_issuer(known.id.as_str())) {
+                return Err(declared("issuer", &spec.name));
+            }
+            let record = IssuerRecord {
+                id: chosen(inner, known.as_ref().map(|known| &known.id), id.as_ref()),
+                name: spec.name.as_str().into(),
+                kind: kind.name.into(),
+                config: Some(spec.config.clone()),
+            };
+            put(inner, actor, known, record, spec.expected_version).await
+        })
+        .await
+    }
+
+    /// Stores a target, or changes the one that has this id, or else this name. What is stored already is left alone. A
+    /// changed target gets the certificates that belong there when each is next deployed: see [`Engine::deploy`].
+    ///
+    /// # Errors
+    /// As for [`Engine::put_issuer`].
+    pub async fn put_target(&self, actor: &Actor, spec: TargetSpec) -> Result<Stored<TargetRecord>> {
+        actor.require(Permission::ManageConnectors)?;
+        let inner = &self.inner;
+        let mut wrong = Vec::new();
+        let id = check_identity::<TargetRecord>(spec.id.as_deref(), &spec.name, &mut wrong);
+        let mut config = spec.config.clone();
+        let probe = split_probe(&mut config, spec.probe.clone(), &mut wrong);
+        let kind = take(&mut wrong, "", inner.catalog.connectors().target(&spec.kind));
+        if let Some(kind) = kind {
+            take(&mut wrong, "/config", kind.check(&config));
+        }
+        if spec.place.agent.is_some() {
+            wrong.push(Violation::new(
+                "/place/agent",
+                "the target is on an agent, and this program has none",
+                "leave it out, for a target that this program deploys to",
+            ));
+        } else if let Err(e) = inner.catalog.host(&spec.place).await {
+            wrong.push(Violation::new("/place/host", e.message(), "give a host that this program reaches"));
+        }
+        let Some(kind) = kind.filter(|_| wrong.is_empty()) else { return Err(Error::invalid(wrong)) };
+        again_if_stale(async || {
+            let known =
+                known(&*inner.store, id.as_ref(), &spec.name, |record: &TargetRecord| &record.id).await?;
+            if known.as_ref().is_some_and(|known| inner.catalog.declares_target(known.id.as_str())) {
+                return Err(declared("target", &spec.name));
+            }
+            let record = TargetRecord {
+                id: chosen(inner, known.as_ref().map(|known| &known.id), id.as_ref()),
+                name: spec.name.as_str().into(),
+                kind: kind.name.into(),
+                config: Some(config.clone()),
+                place: spec.place.clone(),
+                probe: probe.clone(),
+                write: spec.write,
+            };
+            put(inner, actor, known, record, spec.expected_version).await
+        })
+        .await
+    }
+
+    /// Forgets an issuer that no certificate uses. What it had sealed for itself, such as a CA's keys, stays under its id.
+    ///
+    /// # Errors
+    /// `NotFound`, `Precondition` if a certificate uses it or this program declares it, `Denied` if the actor may not.
+    pub async fn delete_issuer(&self, actor: &Actor, id_or_name: &str) -> Result<()> {
+        actor.require(Permission::ManageConnectors)?;
+        let inner = &self.inner;
+        again_if_stale(async || {
+            let issuer: Stored<IssuerRecord> = inner.store.resolve(id_or_name).await?;
+            if inner.catalog.declares_issuer(issuer.id.as_str()) {
+                return Err(declared("issuer", &issuer.name));
+            }
+            let used = uses::<Certificate>(&*inner.store, "issuer", (&issuer.id).into()).await?;
+            delete(inner, actor, &issuer, used).await
+        })
+        .await
+    }
+
+    /// Forgets a target that no certificate goes to. What was deployed there stays where it is.
+    ///
+    /// # Errors
+    /// As for [`Engine::delete_issuer`].
+    pub async fn delete_target(&self, actor: &Actor, id_or_name: &str) -> Result<()> {
+        actor.require(Permission::ManageConnectors)?;
+        let inner = &self.inner;
+        again_if_stale(async || {
+            let target: Stored<TargetRecord> = inner.store.resolve(id_or_name).await?;
+            if inner.catalog.declares_target(target.id.as_str()) {
+                return Err(declared("target", &target.name));
+            }
+            let used = uses::<Deployment>(&*inner.store, "target", (&target.id).into()).await?;
+            delete(inner, actor, &target, used).await
+        })
+        .await
+    }
+}
+
+/// What the original has inside a target's configuration.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+struct PostDeployVerify {
+    enabled: bool,
+    endpoint: Option<Endpoint>,
+    timeout: Lifetime,
+}
+
+impl Default for PostDeployVerify {
+    fn default() -> Self {
+        Self { enabled: true, endpoint: None, timeout: Probe::default().deadline }
+    }
+}
+
+/// Takes `post_deploy_verify` out of a configuration, and gives the probe that one or the other asks for.
+fn split_probe(config: &mut Value, probe: Option<Probe>, wrong: &mut Vec<Violation>) -> Probe {
+    const POINTER: &str = "/config/post_deploy_verify";
+    let verify = config.as_object_mut().and_then(|fields| fields.remove("post_deploy_verify"));
+    if let Some(probe) = probe {
+        wrong.extend(probe.check("/probe"));
+        if verify.is_some() {
+            let message = "probe and post_deploy_verify say the same thing in two ways";
+            wrong.push(Violation::new(POINTER, message, "leave out one of them"));
+        }
+        return probe;
+    }
+    let Some(verify) =
+        verify.and_then(|verify| take(wrong, POINTER, read_config::<PostDeployVerify>(&verify)))
+    else {
+        return Probe::default();
+    };
+    let endpoints = match (verify.enabled, verify.endpoint) {
+        (false, _) => Some(Vec::new()),
+        (true, endpoint) => endpoint.map(|endpoint| vec![endpoint]),
+    };
+    let probe = Probe { endpoints, deadline: verify.timeout, ..Probe::default() };
+    wrong.extend(
+        probe.check("").into_iter().map(|found| Violation { pointer: format!("{POINTER}/timeout"), ..found }),
+    );
+    probe
+}
+
+fn check_identity<R: Identified>(id: Option<&str>, name: &str, wrong: &mut Vec<Violation>) -> Option<Id<R>> {
+    take(wrong, "", check_name::<R>(name, "/name"));
+    id.and_then(|id| take(wrong, "/id", Id::parse(id)))
+}
+
+/// The value, or what is wrong with it below `pointer`.
+fn take<T>(wrong: &mut Vec<Violation>, pointer: &str, result: Result<T>) -> Option<T> {
+    result.map_err(|e| wrong.extend_from_slice(e.below(pointer).violations())).ok()
+}
+
+/// The record that a spec is about: the one with its id, or else the one with its name.
+async fn known<R: Record + Identified>(
+    store: &dyn Store,
+    id: Option<&Id<R>>,
+    name: &str,
+    id_of: impl Fn(&R) -> &Id<R>,
+) -> Result<Option<Stored<R>>> {
+    let named: Option<Stored<R>> = store.find_by("name", name.into()).await?;
+    match (id, named) {
+        (Some(id), Some(named)) if id_of(&named) != id => Err(Error::taken(
+            "/name",
+            format!("the name {name:?} is that of {}", id_of(&named)),
+            "choose another name, or leave out the id to change that one",
+        )),
+        (Some(id), None) => store.find(id).await,
+        (_, named) => Ok(named),
+    }
+}
+
+fn chosen<R: Identified>(inner: &Inner, known: Option<&Id<R>>, id: Option<&Id<R>>) -> Id<R> {
+    known.or(id).cloned().unwrap_or_else(|| Id::mint_at(inner.clock.now()))
+}
+
+/// Writes a record that is new or has changed.
+async fn put<R: Record + Identified + PartialEq + Clone>(
+    inner: &Inner,
+    actor: &Actor,
+    known: Option<Stored<R>>,
+    record: R,
+    expected: Option<u64>,
+) -> Result<Stored<R>> {
+    let noun = R::NOUN;
+    let stored = known.as_ref().map_or(0, Stored::version);
+    if let Some(expected) = expected.filter(|expected| *expected != stored) {
+        return Err(Error::new(
+            ErrorKind::Conflict,
+            format!("the {noun} has version {stored} and not {expected}: read it again"),
+        )
+        .with("reason", "version")
+        .with("expected", expected)
+        .with("version", stored));
+    }
+    let event =
+        |what: &str| AuditEvent::new(inner.clock.now(), actor, &format!("{noun}.{what}"), record.id());
+    let change = match &known {
+        Some(known) if **known == record => return Ok(Stored::new(record, stored)),
+        Some(_) => Change::new(event("changed")).update(&Stored::new(record.clone(), stored))?,
+        None => Change::new(event("created")).insert(&record)?,
+    };
+    let versions = inner.commit(change).await?;
+    Ok(Stored::new(record, versions.first().copied().unwrap_or_default()))
+}
+
+async fn delete<R: Record + Identified>(
+    inner: &Inner,
+    actor: &Actor,
+    record: &Stored<R>,
+    used: bool,
+) -> Result<()> {
+    let noun = R::NOUN;
+    if used {
+        return Err(Error::new(
+            ErrorKind::Precondition,
+            format!("certificates use the {noun} {}: give them another one first", record.id()),
+        ));
+    }
+    let event = AuditEvent::new(inner.clock.now(), actor, &format!("{noun}.deleted"), record.id());
+    inner.commit(Change::new(event).delete(record)).await.map(drop)
+}
+
+/// Whether any record has this value in that column.
+async fn uses<R: Record>(store: &dyn Store, column: &'static str, value: ColumnValue) -> Result<bool> {
+    let query = Query::of::<R>().filter(column, Test::Equal, value).select(Select::Ids).limit(1);
+    Ok(!store.query(&query).await?.ids.is_empty())
+}
+
+fn declared(noun: &str, name: &str) -> Error {
+    Error::new(
+        ErrorKind::Precondition,
+        format!("the {noun} {name:?} is declared in this program's code, which comes first: change it there"),
+    )
+}
