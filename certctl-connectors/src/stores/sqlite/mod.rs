@@ -3,6 +3,7 @@
 //! Several processes may have the file open. Each kind has a table of real columns, with the body as JSON in the last
 //! one; leases are columns of their own. How many rows have which value of a counted column is kept in a table.
 
+mod checkpoint;
 mod error;
 mod lease;
 mod reader;

@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 
 use super::{
     Tables,
+    checkpoint::Checkpoints,
     error::{commit_error, error, is_unique},
     lease, schema,
     sql::{self, Table},
@@ -28,8 +29,9 @@ use super::{
 
 /// A group is not made longer than this many writes: the first in it waits for the last.
 const GROUP: usize = 10_000;
-/// The log is folded into the file when it has this many pages of 4 KiB.
-const CHECKPOINT: u32 = 4_000;
+/// When the log has become this long, in pages of 4 KiB, the writer sees to it that it begins anew. What is in it is
+/// mostly in the file by then.
+const LONG_LOG: u32 = 32_000;
 
 /// What the writer does.
 #[derive(Debug)]
@@ -62,16 +64,19 @@ impl Writer {
     pub(super) async fn start(path: PathBuf, tables: Tables) -> Result<Self> {
         let (jobs, queue) = channel();
         let (ready, started) = oneshot::channel();
-        let thread =
-            std::thread::Builder::new().name("sqlite-writer".to_owned()).spawn(move || {
-                match connect(&path).map_err(|e| e.with("file", path.display())) {
-                    Ok(connection) => {
-                        let _ = ready.send(Ok(()));
-                        Thread { connection, tables }.work(&queue);
-                    }
-                    Err(e) => drop(ready.send(Err(e))),
-                }
+        let thread = std::thread::Builder::new().name("sqlite-writer".to_owned()).spawn(move || {
+            let begun = connect(&path).and_then(|connection| {
+                let checkpoints = Checkpoints::start(&path)?;
+                Ok(Thread { checkpoints, connection, tables })
             });
+            match begun.map_err(|e| e.with("file", path.display())) {
+                Ok(thread) => {
+                    let _ = ready.send(Ok(()));
+                    thread.work(&queue);
+                }
+                Err(e) => drop(ready.send(Err(e))),
+            }
+        });
         let thread = thread.map_err(|e| Error::unavailable("no thread can be started").with_source(e))?;
         started.await.map_err(|_| ended())??;
         Ok(Self { jobs: Some(jobs), thread: Some(thread) })
@@ -110,7 +115,7 @@ fn connect(path: &Path) -> Result<Connection> {
     let connection = super::connect(path).map_err(failed)?;
     write_ahead(&connection).map_err(failed)?;
     connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
-    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT).map_err(failed)?;
+    connection.pragma_update(None, "wal_autocheckpoint", LONG_LOG).map_err(failed)?;
     connection.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
     let founded = schema::found(&connection);
     connection.execute_batch(if founded.is_ok() { "COMMIT" } else { "ROLLBACK" }).map_err(failed)?;
@@ -133,6 +138,8 @@ fn write_ahead(connection: &Connection) -> rusqlite::Result<()> {
 }
 
 struct Thread {
+    // Dropped first, so that the last connection to close is the writer's.
+    checkpoints: Checkpoints,
     connection: Connection,
     tables: Tables,
 }
@@ -148,7 +155,7 @@ struct Aborted {
 type Counts = HashMap<(&'static str, usize, ColumnValue), i64>;
 
 impl Thread {
-    fn work(&self, queue: &Receiver<Job>) {
+    fn work(mut self, queue: &Receiver<Job>) {
         let mut next = None;
         while let Some(first) = next.take().or_else(|| queue.recv().ok()) {
             if let Op::Open(kinds) = &first.op {
@@ -172,6 +179,7 @@ impl Thread {
                 }
             }
             self.execute(group);
+            self.checkpoints.committed(size);
         }
     }
 
@@ -218,17 +226,23 @@ impl Thread {
         begun.map_err(|e| Aborted { error: error(e, "beginning to write"), each_alone: false })?;
         let mut outcomes = Vec::with_capacity(group.len());
         let mut counts = Counts::new();
+        // A change that is alone needs no way back to before it, for which SQLite would copy each page.
+        let alone = group.len() == 1;
         for job in group {
-            run("SAVEPOINT one").map_err(|e| self.abort(writing(e)))?;
+            if !alone {
+                run("SAVEPOINT one").map_err(|e| self.abort(writing(e)))?;
+            }
             let mut its_counts = Counts::new();
             let outcome = self.apply(&job.op, &mut its_counts);
             match &outcome {
                 Ok(_) => its_counts.into_iter().for_each(|(of, n)| *counts.entry(of).or_default() += n),
-                // SQLite has rolled back everything, as it may when the disk is full.
-                Err(e) if self.connection.is_autocommit() => return Err(self.abort(e.clone())),
+                // Or SQLite has rolled back everything, as it may when the disk is full.
+                Err(e) if alone || self.connection.is_autocommit() => return Err(self.abort(e.clone())),
                 Err(_) => run("ROLLBACK TO one").map_err(|e| self.abort(writing(e)))?,
             }
-            run("RELEASE one").map_err(|e| self.abort(writing(e)))?;
+            if !alone {
+                run("RELEASE one").map_err(|e| self.abort(writing(e)))?;
+            }
             outcomes.push(outcome);
         }
         self.keep(&counts).map_err(|e| self.abort(writing(e)))?;
