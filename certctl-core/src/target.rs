@@ -45,6 +45,9 @@ pub trait Target: Send + Sync + Debug {
     async fn snapshot(&self, cx: &Context, name: &str) -> Result<Snapshot>;
 
     /// Puts the bundle in place, as a whole or not at all as far as the server allows.
+    ///
+    /// # Errors
+    /// With `written` = `0` in the context where it is certain that nothing was changed, so that there is nothing to restore.
     async fn apply(&self, cx: &Context, bundle: &Bundle) -> Result<()>;
 
     /// Asks the server whether it would take what is in place.
@@ -67,6 +70,15 @@ pub trait Target: Send + Sync + Debug {
 
     /// Brings back what the snapshot holds, including absence.
     async fn restore(&self, cx: &Context, snapshot: &Snapshot) -> Result<()>;
+
+    /// Whether the snapshot can still be restored. It can't once [`Target::discard`] has begun, even if it never ended.
+    ///
+    /// # Errors
+    /// If that can't be seen now.
+    async fn holds(&self, cx: &Context, snapshot: &Snapshot) -> Result<bool> {
+        let (_, _) = (cx, snapshot);
+        Ok(true)
+    }
 
     /// Forgets a snapshot, and what an interrupted `apply` left beside it; what is not there is fine.
     async fn discard(&self, cx: &Context, snapshot: &Snapshot) -> Result<()> {

@@ -260,7 +260,10 @@ async fn refresh(engine: &Inner, one: &mut One, conflict: &Error) -> Result<()> 
 async fn conclude(engine: &Inner, one: &mut One, spread: f64) -> Result<bool> {
     let now = engine.clock.now();
     let job = &mut one.held.job;
-    job.step = Value::Null;
+    let unfinished = one.report.as_ref().is_some_and(|report| report.unfinished);
+    if !unfinished {
+        job.step = Value::Null;
+    }
     if one.stopped && (job.cancel || one.report.is_none()) {
         one.held.finish(engine, JobState::Cancelled);
         return Ok(true);

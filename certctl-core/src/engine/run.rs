@@ -278,7 +278,8 @@ impl Inner {
         let spread = f64::from(random::bytes::<1>()[0]) / 255.0;
         let now = self.clock.now();
         match plan::after_failure(&report, held.job.failures, now, spread) {
-            _ if cancelled && !held.job.cancel => held.wait_until(now),
+            // Its next step obeys, and says so.
+            _ if cancelled => held.wait_until(now),
             AfterFailure::Again(at) => held.wait_until(at),
             AfterFailure::Attention => {
                 held.job.state = JobState::Attention;

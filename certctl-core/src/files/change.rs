@@ -58,16 +58,15 @@ impl<T: FileTarget> OnHost<T> {
 
     /// Puts the bundle in place: all files wait beside their destinations before the first is swapped in.
     pub(super) async fn write_files(&self, bundle: &Bundle) -> Result<()> {
-        let mut changes = Vec::new();
-        for found in self.look_to_write(self.target.layout().files).await? {
-            changes.extend(self.change(found, bundle, None).await?);
-        }
+        // Until the first swap nothing can have been changed, and the error says so.
+        let untouched = |error: Error| error.with("written", 0);
+        let changes = self.changes(bundle).await.map_err(untouched)?;
         if changes.is_empty() {
             return Ok(());
         }
-        self.sweep(changes.iter().map(|change| &change.found.destination)).await?;
+        self.sweep(changes.iter().map(|change| &change.found.destination)).await.map_err(untouched)?;
         self.set_swept(false);
-        let staged = self.stage(&changes).await?;
+        let staged = self.stage(&changes).await.map_err(untouched)?;
         for (written, change) in changes.iter().enumerate() {
             let destination = &change.found.destination;
             let (step, put) = match staged.iter().find(|one| one.destination == *destination) {
@@ -77,11 +76,21 @@ impl<T: FileTarget> OnHost<T> {
             if let Err(error) = put {
                 // Those that were swapped are gone from where they waited, which is fine.
                 self.unstage(&staged).await;
+                // This one may be in place although the answer says otherwise.
+                let written = format!("{written} or {}", written + 1);
                 return Err(error.with("step", step).with("file", destination).with("written", written));
             }
         }
         self.set_swept(true);
         Ok(())
+    }
+
+    async fn changes(&self, bundle: &Bundle) -> Result<Vec<Change>> {
+        let mut changes = Vec::new();
+        for found in self.look_to_write(self.target.layout().files).await? {
+            changes.extend(self.change(found, bundle, None).await?);
+        }
+        Ok(changes)
     }
 
     async fn stage(&self, changes: &[Change]) -> Result<Vec<Staged>> {
@@ -92,7 +101,7 @@ impl<T: FileTarget> OnHost<T> {
                 Ok(one) => staged.push(one),
                 Err(error) => {
                     self.unstage(&staged).await;
-                    return Err(error.with("step", "stage").with("file", destination).with("written", 0));
+                    return Err(error.with("step", "stage").with("file", destination));
                 }
             }
         }

@@ -105,6 +105,10 @@ impl<T: FileTarget + 'static> Target for OnHost<T> {
         self.put_back(snapshot).await
     }
 
+    async fn holds(&self, _: &Context, snapshot: &Snapshot) -> Result<bool> {
+        self.keeps(snapshot).await
+    }
+
     async fn discard(&self, _: &Context, snapshot: &Snapshot) -> Result<()> {
         self.forget(snapshot).await
     }

@@ -104,10 +104,27 @@ impl<T: FileTarget> OnHost<T> {
             .with_source(error.clone()))
     }
 
+    /// Whether every copy is there. One that is not was removed by [`Self::forget`], or is about to be made anew: neither
+    /// happens while the files are half written.
+    pub(super) async fn keeps(&self, snapshot: &Snapshot) -> Result<bool> {
+        let kept = Kept::read(snapshot)?;
+        let copies = kept.files.iter().filter_map(|file| file.copy.as_ref()).map(|copy| &copy.path);
+        for path in [&kept.dir].into_iter().chain(copies) {
+            if self.host.stat(path).await?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     async fn put_back_one(&self, file: &KeptFile) -> Result<()> {
         let Some(copy) = &file.copy else {
             return self.host.remove(&file.destination).await;
         };
+        // What was never replaced needs no space on a disk that is full, and keeps its inode.
+        if self.is_back(file, copy).await.unwrap_or(false) {
+            return Ok(());
+        }
         if self.write == WriteMode::InPlace && self.host.stat(&file.destination).await?.is_some() {
             let content = self.host.read(&copy.path, MAX_FILE).await?;
             return self.host.overwrite(&file.destination, &content).await;
@@ -123,6 +140,15 @@ impl<T: FileTarget> OnHost<T> {
             self.set_swept(false);
         }
         put
+    }
+
+    async fn is_back(&self, file: &KeptFile, copy: &KeptCopy) -> Result<bool> {
+        let Some(stat) = self.host.stat(&file.destination).await? else { return Ok(false) };
+        if stat.kind != FileKind::File || (stat.mode, (stat.uid, stat.gid)) != (copy.mode, copy.owner) {
+            return Ok(false);
+        }
+        let there = self.host.read(&file.destination, MAX_FILE).await?;
+        Ok(there == self.host.read(&copy.path, MAX_FILE).await?)
     }
 
     /// Removes the snapshot, and what an interrupted run left beside the destinations.

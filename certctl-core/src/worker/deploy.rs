@@ -3,10 +3,13 @@
 //! Check, plan, probe, validate what is there, snapshot, journal, apply, validate, reload, prove, prune. A failure after
 //! the first write restores what was there, reloads, and proves that again.
 
+mod rollback;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
+use self::rollback::roll_back;
 use crate::{
     Bundle, Context, Error, ErrorKind, Fingerprint, Id, Result, Target,
     records::{Deployment, Version},
@@ -48,6 +51,7 @@ struct Run<'a> {
     plan: Plan,
     before: Vec<EndpointProof>,
     snapshot: Option<Snapshot>,
+    /// Somebody has begun to write already, and what was there before that is in the snapshot.
     resumed: bool,
     action: Action,
     report: DeployReport,
@@ -61,6 +65,13 @@ enum Action {
     Refused,
 }
 
+/// Why a unit is not in service.
+struct Failure {
+    error: Error,
+    /// Whether anything may have been written.
+    touched: bool,
+}
+
 /// Deploys to all members of one unit. Each member's report says how it ended; an error means that the journal could not
 /// be written, so that somebody else may have taken the work over.
 ///
@@ -71,7 +82,7 @@ pub async fn deploy_unit(
     members: &[Member],
     journal: &dyn Journal,
 ) -> Result<Vec<DeployReport>> {
-    let begun: Entries = match journal.load().await? {
+    let mut begun: Entries = match journal.load().await? {
         Some(value) => serde_json::from_value(value)
             .map_err(|e| Error::internal("the deployment's journal does not read").with_source(e))?,
         None => Entries::default(),
@@ -81,8 +92,7 @@ pub async fn deploy_unit(
     let mut whole = true;
     while !rest.is_empty() {
         let batch = if whole { rest } else { &rest[..1] };
-        let done = deploy_batch(cx, batch, journal, &begun).await?;
-        match done {
+        match deploy_batch(cx, batch, journal, &mut begun).await? {
             Some(mut done) => {
                 // Once the culprit is found, the others go together again.
                 whole = whole || done.iter().any(|report| !report.outcome.is_success());
@@ -107,7 +117,8 @@ pub async fn plan(cx: &Context, member: &Member) -> Result<Plan> {
 /// The report for an item whose target could not even be built.
 pub(super) fn refused(item: &DeployItem, error: &Error) -> DeployReport {
     let error = error.clone().with("target", &item.target.name).report();
-    DeployReport { outcome: DeployOutcome::Refused, error: Some(error), ..blank(item) }
+    // It may have been begun by a predecessor that could.
+    DeployReport { outcome: DeployOutcome::Refused, error: Some(error), unfinished: true, ..blank(item) }
 }
 
 /// None: the batch failed, was restored, and its members have to go one by one.
@@ -115,7 +126,7 @@ async fn deploy_batch(
     cx: &Context,
     members: &[Member],
     journal: &dyn Journal,
-    begun: &Entries,
+    begun: &mut Entries,
 ) -> Result<Option<Vec<DeployReport>>> {
     let started = cx.clock.now();
     let mut runs = Vec::with_capacity(members.len());
@@ -126,18 +137,23 @@ async fn deploy_batch(
     if let Err(stopped) = cx.check_cancelled()
         && runs.iter().all(|run| !run.resumed)
     {
-        for run in runs.iter_mut().filter(|run| run.action != Action::Nothing) {
+        for run in runs.iter_mut().filter(|run| run.acts()) {
             run.refuse(stopped.clone());
         }
     }
-    snapshot(cx, &mut runs, journal).await?;
+    keep(cx, &mut runs, journal, begun).await?;
 
-    let culprit = act(cx, &mut runs).await;
-    if let Some(error) = culprit {
-        let writing = runs.iter().filter(|run| run.action == Action::Write).count();
-        roll_back(cx, &mut runs, &error).await;
-        let restored = runs.iter().all(|run| run.report.outcome != DeployOutcome::RollbackFailed);
-        if writing > 1 && restored {
+    if let Err(failure) = act(cx, &mut runs).await {
+        let mut acting: Vec<&mut Run<'_>> = runs.iter_mut().filter(|run| run.acts()).collect();
+        let several = acting.len() > 1;
+        if failure.touched {
+            roll_back(cx, &mut acting, &failure.error).await;
+        } else {
+            for run in acting {
+                run.refuse(failure.error.clone());
+            }
+        }
+        if several && runs.iter().all(|run| run.report.outcome != DeployOutcome::RollbackFailed) {
             return Ok(None);
         }
     }
@@ -170,42 +186,48 @@ async fn prepare<'a>(cx: &Context, member: &'a Member, begun: Option<&Entry>) ->
         report: DeployReport { address: member.target.address(), ..blank(&member.item) },
     };
     if let Err(e) = look(cx, &mut run, begun).await {
-        run.refuse(e);
+        if run.resumed {
+            // It can't go forward; and what a predecessor left half done must not stay.
+            run.action = Action::Write;
+            let e = e.with("target", &member.item.target.name);
+            roll_back(cx, &mut [&mut run], &e).await;
+            run.action = Action::Refused;
+        } else {
+            run.refuse(e);
+        }
     }
     run
 }
 
 async fn look(cx: &Context, run: &mut Run<'_>, begun: Option<&Entry>) -> Result<()> {
     let Member { item, target, bundle, prober } = run.member;
-    if let Some(entry) = begun {
-        if entry.version == item.version {
-            // A predecessor died while writing this very version: go on, and keep what it knew of the time before.
-            run.resumed = true;
-            run.snapshot = Some(entry.snapshot.clone());
-            run.before.clone_from(&entry.before);
-        } else {
-            target.restore(cx, &entry.snapshot).await?;
-            target.discard(cx, &entry.snapshot).await?;
-        }
+    // A snapshot is given up only once the old or the new is in place as a whole: without it, begin anew.
+    run.report.unfinished = begun.is_some();
+    if let Some(entry) = begun
+        && target.holds(cx, &entry.snapshot).await?
+    {
+        // A predecessor died while writing, this version or another one. Go on from there, and keep what it knew of the
+        // time before.
+        run.resumed = true;
+        run.snapshot = Some(entry.snapshot.clone());
+        run.before.clone_from(&entry.before);
+        run.plan.old = entry.old;
     }
+    run.report.unfinished = false;
     bundle.check(&item.names, cx.clock.now()).map_err(|e| e.with("step", "check"))?;
-    run.plan = target.plan(cx, bundle).await?;
-    if run.resumed {
-        run.plan.old = begun.and_then(|entry| entry.old);
-        run.action = Action::Write;
-    } else {
-        run.before = prober.look(cx).await;
-        run.action = if !run.plan.changes.is_empty() {
-            Action::Write
-        } else if prober.serves(&run.before, bundle) {
-            Action::Nothing
-        } else {
-            Action::Reload
-        };
-    }
+    let plan = target.plan(cx, bundle).await?;
+    run.plan = if run.resumed { Plan { old: run.plan.old, ..plan } } else { plan };
+    run.before = prober.look(&run.before).await;
     run.report.changed = run.plan.clone();
+    run.action = if run.resumed || !run.plan.changes.is_empty() {
+        Action::Write
+    } else if prober.serves(&run.before, &run.known(), bundle) {
+        Action::Nothing
+    } else {
+        Action::Reload
+    };
     if run.action == Action::Nothing {
-        let verdict = prober.judge(&run.before, run.before.clone(), &run.known(), bundle);
+        let verdict = prober.judge(run.before.clone(), &run.known(), bundle);
         run.accept(verdict);
     }
     Ok(())
@@ -233,163 +255,123 @@ async fn refuse_if_broken_before(cx: &Context, runs: &mut [Run<'_>]) {
     }
 }
 
-async fn snapshot(cx: &Context, runs: &mut [Run<'_>], journal: &dyn Journal) -> Result<()> {
+/// Takes the snapshots, and writes down where they are.
+async fn keep(cx: &Context, runs: &mut [Run<'_>], journal: &dyn Journal, begun: &mut Entries) -> Result<()> {
     let mut entries = Entries::default();
     for run in runs.iter_mut().filter(|run| run.action == Action::Write) {
-        if run.snapshot.is_none() {
-            match run.member.target.snapshot(cx, run.member.item.deployment.as_str()).await {
-                Ok(snapshot) => run.snapshot = Some(snapshot),
+        let snapshot = match &run.snapshot {
+            Some(snapshot) => snapshot.clone(),
+            None => match run.member.target.snapshot(cx, run.member.item.deployment.as_str()).await {
+                Ok(snapshot) => snapshot,
                 Err(e) => {
                     run.refuse(e.during("before anything was written"));
                     continue;
                 }
-            }
-        }
-        if let Some(snapshot) = &run.snapshot {
-            entries.0.insert(
-                run.member.item.deployment.clone(),
-                Entry {
-                    version: run.member.item.version.clone(),
-                    snapshot: snapshot.clone(),
-                    before: run.before.clone(),
-                    old: run.plan.old,
-                },
-            );
-        }
+            },
+        };
+        run.snapshot = Some(snapshot.clone());
+        let entry = Entry {
+            version: run.member.item.version.clone(),
+            snapshot,
+            before: run.before.clone(),
+            old: run.plan.old,
+        };
+        entries.0.insert(run.member.item.deployment.clone(), entry);
     }
     if entries.0.is_empty() {
         return Ok(());
     }
-    let entries = serde_json::to_value(&entries)
+    let value = serde_json::to_value(&entries)
         .map_err(|e| Error::internal("the deployment's journal has no JSON form").with_source(e))?;
-    journal.save(&entries).await
+    if let Err(e) = journal.save(&value).await {
+        if e.kind() == ErrorKind::Cancelled {
+            // Nobody comes back for them. After any other error, somebody may be using them already.
+            for run in runs.iter().filter(|run| !run.resumed) {
+                if let Some(snapshot) = &run.snapshot {
+                    let _ = run.member.target.discard(cx, snapshot).await;
+                }
+            }
+        }
+        return Err(e);
+    }
+    begun.0.append(&mut entries.0);
+    Ok(())
 }
 
 /// From the first write to the proof. Gives the first error; what was written stays for the caller to restore.
-async fn act(cx: &Context, runs: &mut [Run<'_>]) -> Option<Error> {
+async fn act(cx: &Context, runs: &mut [Run<'_>]) -> Result<(), Failure> {
+    let mut touched = runs.iter().any(|run| run.resumed);
     for run in runs.iter().filter(|run| run.action == Action::Write) {
-        if let Err(e) = run.member.target.apply(cx, &run.member.bundle).await {
-            return Some(e.with("target", &run.member.item.target.name));
+        if let Err(error) = run.member.target.apply(cx, &run.member.bundle).await {
+            let touched = touched || error.context_value("written") != Some("0");
+            return Err(Failure { error: error.with("target", &run.member.item.target.name), touched });
         }
+        touched = true;
     }
+    let failed = |error| Failure { error, touched: true };
     // The members are one unit: any of them speaks for the server.
-    let acting = |run: &&Run<'_>| matches!(run.action, Action::Write | Action::Reload);
-    let speaker = runs.iter().find(acting)?.member.target.clone();
-    let down = runs.iter().filter(acting).all(|run| run.member.prober.is_down(&run.before));
+    let Some(speaker) = runs.iter().find(|run| run.acts()).map(|run| run.member.target.clone()) else {
+        return Ok(());
+    };
+    let down = runs.iter().filter(|run| run.acts()).all(|run| run.member.prober.was_down(&run.before));
+    speaker.validate(cx).await.map_err(failed)?;
     let mut warning = None;
-    if let Err(e) = speaker.validate(cx).await {
-        return Some(e);
-    }
+    let mut started = false;
     if let Err(e) = speaker.reload(cx).await {
         if !down {
-            return Some(e);
+            return Err(failed(e));
         }
         // A server that is down can't reload. It can be started, or will read the new pair when somebody starts it.
         match speaker.start(cx).await {
-            Ok(true) => {}
+            Ok(true) => started = true,
             Ok(false) => warning = Some(format!("the server was down before, and did not reload: {e}")),
-            Err(start) => return Some(start.with("reload", &e)),
+            Err(start) => return Err(failed(start.with("reload", &e))),
         }
     }
-    let mut failure = None;
-    for run in runs.iter_mut().filter(|run| matches!(run.action, Action::Write | Action::Reload)) {
+    let mut proved = prove(cx, runs, started).await;
+    let wrote = runs.iter().any(|run| run.action == Action::Write);
+    // Whether it was down before, and the reload said nothing of that; or the reload of a pair that stays has killed it.
+    if !started && (down || (!wrote && proved.is_err())) && is_down(runs).await {
+        started = speaker.start(cx).await.map_err(failed)?;
+        if started {
+            proved = prove(cx, runs, true).await;
+        }
+    }
+    proved.map_err(failed)?;
+    for run in runs.iter_mut().filter(|run| run.acts()) {
         run.report.warnings.extend(warning.clone());
-        let Member { prober, bundle, .. } = run.member;
-        let verdict = prober.prove(cx, &run.before, &run.known(), bundle).await;
-        match verdict {
+        run.report.outcome = match run.action {
+            Action::Write => DeployOutcome::Deployed,
+            _ => DeployOutcome::Reloaded,
+        };
+    }
+    Ok(())
+}
+
+/// What is served now; the first member's error that does not serve what it should.
+async fn prove(cx: &Context, runs: &mut [Run<'_>], started: bool) -> Result<()> {
+    let mut proved = Ok(());
+    for run in runs.iter_mut().filter(|run| run.acts()) {
+        let Member { prober, bundle, item, .. } = run.member;
+        match prober.prove(cx, &run.before, &run.known(), bundle, started).await {
             Verdict::Failed(proof, e) => {
                 run.report.proof = proof;
-                failure = failure.or(Some(e.with("target", &run.member.item.target.name)));
+                proved = proved.and(Err(e.with("target", &item.target.name)));
             }
-            verdict => {
-                run.report.outcome = if run.action == Action::Write {
-                    DeployOutcome::Deployed
-                } else {
-                    DeployOutcome::Reloaded
-                };
-                run.accept(verdict);
-            }
+            verdict => run.accept(verdict),
         }
     }
-    failure
+    proved
 }
 
-async fn roll_back(cx: &Context, runs: &mut [Run<'_>], error: &Error) {
-    let mut lost = Vec::new();
-    for run in runs.iter().rev() {
-        if let (Action::Write, Some(snapshot)) = (run.action, &run.snapshot)
-            && let Err(e) = run.member.target.restore(cx, snapshot).await
-        {
-            lost.push(format!(
-                "{}: {e} (what was there before is in {})",
-                run.member.item.target.name, snapshot.place
-            ));
+/// Whether the server can be asked, and answers at no endpoint of these members.
+async fn is_down(runs: &[Run<'_>]) -> bool {
+    for run in runs.iter().filter(|run| run.acts()) {
+        if !run.member.prober.is_down(&run.before).await {
+            return false;
         }
     }
-    let wrote = runs.iter().any(|run| run.action == Action::Write);
-    if wrote
-        && lost.is_empty()
-        && let Err(e) = serve_again(cx, runs).await
-    {
-        lost.push(e.to_string());
-    }
-    for run in runs.iter_mut().filter(|run| matches!(run.action, Action::Write | Action::Reload)) {
-        let mut e = error.clone();
-        if run.action == Action::Reload {
-            // Nothing was written for it, so that there is no way back either: the old state is the present one.
-            run.report.outcome = DeployOutcome::Refused;
-        } else if lost.is_empty() {
-            run.report.outcome = DeployOutcome::RolledBack;
-        } else {
-            run.report.outcome = DeployOutcome::RollbackFailed;
-            e = Error::new(
-                ErrorKind::Precondition,
-                format!("{}; and the rollback failed: {}", error, lost.join("; ")),
-            );
-            for (key, value) in error.context() {
-                e = e.with(key, value);
-            }
-            if let Some(snapshot) = &run.snapshot {
-                e = e.with("snapshot", &snapshot.place);
-            }
-        }
-        run.report.error = Some(e.report());
-    }
-}
-
-/// After the files are back: the server must serve what it served before.
-async fn serve_again(cx: &Context, runs: &[Run<'_>]) -> Result<()> {
-    let writing = || runs.iter().filter(|run| run.action == Action::Write);
-    let Some(first) = writing().next() else { return Ok(()) };
-    let speaker = &first.member.target;
-    let down_before = writing().all(|run| run.member.prober.is_down(&run.before));
-    let reload = speaker.reload(cx).await;
-    if down_before {
-        // It was down, or nobody knows: a reload that fails proves nothing.
-        return if first.member.prober.is_blind() { reload } else { Ok(()) };
-    }
-    let mut back = Ok(());
-    for run in writing() {
-        back = back.and(run.member.prober.prove_again(cx, &run.before).await);
-    }
-    if back.is_ok() {
-        return Ok(());
-    }
-    // The reload may have killed it.
-    match speaker.start(cx).await {
-        Ok(true) => {
-            for run in writing() {
-                run.member.prober.prove_again(cx, &run.before).await?;
-            }
-            Ok(())
-        }
-        Ok(false) => {
-            let hint = "the files are restored, and the server does not serve them: it may be down; start it, and give \
-                        start_command so that this can be done for you";
-            back.map_err(|e| e.during(hint))
-        }
-        Err(e) => Err(e.during("the files are restored, and the server does not start")),
-    }
+    true
 }
 
 fn blank(item: &DeployItem) -> DeployReport {
@@ -402,6 +384,7 @@ fn blank(item: &DeployItem) -> DeployReport {
         warnings: Vec::new(),
         address: String::new(),
         duration_ms: 0,
+        unfinished: false,
         error: None,
     }
 }
@@ -424,6 +407,11 @@ fn count(run: &Run<'_>) {
 }
 
 impl Run<'_> {
+    /// Whether something is done for it.
+    fn acts(&self) -> bool {
+        matches!(self.action, Action::Write | Action::Reload)
+    }
+
     fn refuse(&mut self, error: Error) {
         self.action = Action::Refused;
         self.report.outcome = DeployOutcome::Refused;
@@ -431,16 +419,12 @@ impl Run<'_> {
     }
 
     fn accept(&mut self, verdict: Verdict) {
-        match verdict {
-            Verdict::Proved(proof, warnings) | Verdict::Unproved(proof, warnings) => {
-                self.report.proof = proof;
-                self.report.warnings.extend(warnings);
-            }
-            Verdict::Failed(proof, e) => {
-                self.report.proof = proof;
-                self.report.warnings.push(e.to_string());
-            }
-        }
+        let (proof, warnings) = match verdict {
+            Verdict::Proved(proof, warnings) | Verdict::Unproved(proof, warnings) => (proof, warnings),
+            Verdict::Failed(proof, e) => (proof, vec![e.to_string()]),
+        };
+        self.report.proof = proof;
+        self.report.warnings = warnings;
     }
 
     /// The leaves that this certificate had here before: what showed them must show the new one.

@@ -5,6 +5,7 @@ use async_trait::async_trait;
 use crate::{
     Bundle, Challenge, Context, Csr, Error, Keys, Result,
     catalog::Catalog,
+    tls::KeyType,
     worker::{
         DeployItem, Journal, MakeCsr, Work, WorkReport, Worker,
         deploy::{self, Member},
@@ -48,7 +49,8 @@ impl LocalWorker {
     async fn member(&self, item: DeployItem) -> Result<Member> {
         let (target, default_probe) = self.catalog.target(&item.target).await?;
         let key = self.keys.export(&item.key).await?;
-        let prober = Prober::new(target.host(), &item.target.probe, &default_probe, &item.names);
+        let key_type = item.chain.leaf().public_key().ok().map(|key| KeyType::of(key.kind()));
+        let prober = Prober::new(target.host(), &item.target.probe, &default_probe, &item.names, key_type);
         let bundle = Bundle { chain: item.chain.clone(), key };
         Ok(Member { item, target, bundle, prober })
     }

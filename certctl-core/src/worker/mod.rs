@@ -110,6 +110,9 @@ pub struct DeployReport {
     pub address: String,
     /// How long it took, in milliseconds of the wall clock.
     pub duration_ms: u64,
+    /// Whether what the journal holds is still needed: the way back failed, or nobody could even look.
+    #[serde(default)]
+    pub unfinished: bool,
     /// Why it failed, for the outcomes that are failures. Names the step, and the file or command.
     pub error: Option<ErrorReport>,
 }

@@ -1,6 +1,6 @@
 //! Proof: what a target serves, asked from its own host, before and after.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ use crate::{
     Bundle, Context, Error, ErrorKind, Fingerprint, SerialNumber, SubjectAltName,
     host::{Endpoint, Host},
     records::Probe,
-    tls,
+    tls::{self, KeyType},
 };
 
 /// What was seen at the endpoints of a target, before and after.
@@ -28,6 +28,9 @@ pub struct EndpointProof {
     pub endpoint: Endpoint,
     /// The server name that was asked for; none for an IP address.
     pub server_name: Option<String>,
+    /// The type of key that was asked for; none for whatever the server prefers.
+    #[serde(default)]
+    pub key_type: Option<KeyType>,
     /// Whether this endpoint is elsewhere, so that it never leads to a rollback.
     #[serde(default)]
     pub elsewhere: bool,
@@ -59,6 +62,10 @@ impl Served {
         matches!(self, Self::Certificate { fingerprint, .. } if *fingerprint == leaf)
     }
 
+    fn is_certificate(&self) -> bool {
+        matches!(self, Self::Certificate { .. })
+    }
+
     fn is_refused(&self) -> bool {
         matches!(self, Self::Refused(_))
     }
@@ -82,10 +89,11 @@ pub struct Prober {
     connections: u8,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 struct Question {
     endpoint: Endpoint,
     server_name: Option<String>,
+    key_type: Option<KeyType>,
     elsewhere: bool,
 }
 
@@ -94,7 +102,8 @@ struct Question {
 pub enum Verdict {
     /// The new certificate is in service.
     Proved(Proof, Vec<String>),
-    /// Nobody could be asked, or nobody answered before and after; the warnings say which.
+    /// Nobody could be asked, or nobody answered before and after, or an endpoint elsewhere shows something else; the
+    /// warnings say which.
     Unproved(Proof, Vec<String>),
     /// Something else is in service.
     Failed(Proof, Error),
@@ -103,14 +112,18 @@ pub enum Verdict {
 /// One try of one question, so that a server that accepts and says nothing does not use up the deadline.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 const AT_ONCE: usize = 8;
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LAST_PAUSE: Duration = Duration::from_millis(500);
 
 impl Prober {
-    /// For these endpoints (`default` where the probe names none), asked from `host`.
+    /// For these endpoints (`default` where the probe names none), asked from `host` for each of the names, and for a
+    /// certificate with this type of key: a server may have one of each.
     pub fn new(
         host: Option<Arc<dyn Host>>,
         probe: &Probe,
         default: &[Endpoint],
         names: &[SubjectAltName],
+        key_type: Option<KeyType>,
     ) -> Self {
         let here = probe.endpoints.as_deref().unwrap_or(default).iter().map(|endpoint| (endpoint, false));
         let elsewhere = probe.elsewhere.iter().map(|endpoint| (endpoint, true));
@@ -121,6 +134,7 @@ impl Prober {
                 questions.push(Question {
                     endpoint: endpoint.clone(),
                     server_name: server_name.clone(),
+                    key_type,
                     elsewhere,
                 });
             }
@@ -141,180 +155,201 @@ impl Prober {
         self.questions.iter().all(|question| question.elsewhere)
     }
 
-    /// Whether there is something to ask, and nobody answered.
-    pub fn is_down(&self, seen: &[EndpointProof]) -> bool {
-        !self.is_blind()
-            && seen.iter().filter(|proof| !proof.elsewhere).all(|proof| proof.before.is_refused())
+    /// Whether there is something to ask, and nobody answered before.
+    pub fn was_down(&self, seen: &[EndpointProof]) -> bool {
+        !self.is_blind() && here(seen).all(|proof| proof.before.is_refused())
     }
 
-    /// What is served now.
-    pub async fn look(&self, cx: &Context) -> Vec<EndpointProof> {
-        let _ = cx;
-        let answers = self.ask_all(None).await;
-        self.questions
+    /// Whether there is something to ask, and nobody answers now.
+    pub async fn is_down(&self, before: &[EndpointProof]) -> bool {
+        !self.is_blind() && here(&self.ask_again(before).await).all(|proof| proof.after.is_refused())
+    }
+
+    /// What is served now; what somebody saw earlier, in `known`, counts in its place.
+    pub async fn look(&self, known: &[EndpointProof]) -> Vec<EndpointProof> {
+        let mut seen = Vec::new();
+        let mut open = Vec::new();
+        for question in &self.questions {
+            let same = |proof: &&EndpointProof| {
+                (&proof.endpoint, &proof.server_name, proof.elsewhere)
+                    == (&question.endpoint, &question.server_name, question.elsewhere)
+            };
+            let recorded: Vec<_> = known.iter().filter(same).cloned().collect();
+            if recorded.is_empty() {
+                open.push(question.clone());
+            }
+            seen.extend(recorded);
+        }
+        let answers = self.ask_all(open.clone()).await;
+        // A server without a certificate of the new type of key may serve an old one of another.
+        let others: Vec<Question> = open
             .iter()
-            .zip(answers)
-            .map(|(question, served)| EndpointProof {
-                endpoint: question.endpoint.clone(),
-                server_name: question.server_name.clone(),
-                elsewhere: question.elsewhere,
-                before: served.clone(),
-                after: served,
+            .zip(&answers)
+            .filter(|(question, served)| {
+                question.key_type.is_some() && matches!(served, Served::NoHandshake(_))
             })
-            .collect()
+            .map(|(question, _)| Question { key_type: None, ..question.clone() })
+            .collect();
+        let other_answers = self.ask_all(others.clone()).await;
+        let others = others.into_iter().zip(other_answers).filter(|(_, served)| served.is_certificate());
+        for (question, served) in open.into_iter().zip(answers).chain(others) {
+            let Question { endpoint, server_name, key_type, elsewhere } = question;
+            let before = served.clone();
+            seen.push(EndpointProof { endpoint, server_name, key_type, elsewhere, before, after: served });
+        }
+        seen
     }
 
     /// Whether what was seen before leaves nothing to do: the certificate is served, or nobody is there to serve it.
-    pub fn serves(&self, before: &[EndpointProof], bundle: &Bundle) -> bool {
-        let leaf = bundle.chain.leaf().fingerprint();
-        let mut here = before.iter().filter(|proof| !proof.elsewhere).peekable();
-        if here.peek().is_none() || self.is_down(before) {
-            return true;
-        }
-        here.any(|proof| proof.before.shows(leaf))
+    pub fn serves(&self, before: &[EndpointProof], known: &[Fingerprint], bundle: &Bundle) -> bool {
+        self.was_down(before) || is_settled(before, known, bundle.chain.leaf().fingerprint())
     }
 
     /// Waits until the endpoints show the certificate, on several fresh connections in a row, or the deadline has passed.
+    /// Where nobody answered before, nobody is waited for long, unless somebody has just `started` the server.
     pub async fn prove(
         &self,
         cx: &Context,
         before: &[EndpointProof],
         known: &[Fingerprint],
         bundle: &Bundle,
+        started: bool,
     ) -> Verdict {
-        if self.questions.is_empty() {
-            return self.judge(before, Vec::new(), known, bundle);
-        }
         let leaf = bundle.chain.leaf().fingerprint();
-        let key_type = bundle.chain.leaf().public_key().ok().map(|key| tls::KeyType::of(key.kind()));
+        let hopeless = self.was_down(before) && !started;
         let mut seen = before.to_vec();
-        let mut streak = 0;
+        let mut streak = 0_u8;
         let waiting = async {
-            let mut pause = Duration::from_millis(20);
-            loop {
-                for (proof, served) in seen.iter_mut().zip(self.ask_all(key_type).await) {
-                    proof.after = served;
-                }
-                match self.judge(before, seen.clone(), known, bundle) {
-                    Verdict::Proved(..) => streak += 1,
-                    // Down before and after: nobody will answer, so that there is no point in waiting long.
-                    Verdict::Unproved(..) if pause > Duration::from_millis(400) => return,
-                    _ => streak = 0,
-                }
-                if streak >= self.connections {
+            let mut pause = FIRST_PAUSE;
+            while !seen.is_empty() {
+                seen = self.ask_again(&seen).await;
+                let settled = is_settled(&seen, known, leaf);
+                streak = if settled { streak.saturating_add(1) } else { 0 };
+                let enough = streak >= self.connections;
+                if enough && elsewhere(&seen).all(|proof| proof.after.shows(leaf)) {
                     return;
                 }
-                if streak == 0 {
+                if hopeless && pause == LAST_PAUSE && here(&seen).all(|proof| proof.after.is_refused()) {
+                    return;
+                }
+                if enough || streak == 0 {
                     cx.clock.pause(pause).await;
-                    pause = (pause * 2).min(Duration::from_millis(500));
+                    pause = (pause * 2).min(LAST_PAUSE);
                 }
             }
         };
         let timely = tokio::time::timeout(self.deadline, waiting).await.is_ok();
-        if !timely && streak > 0 {
+        if !timely && (1..self.connections).contains(&streak) {
             // It shows the new one now and then: old workers are still there.
             let e = failure("the endpoints do not show the new certificate on every connection", &seen, leaf);
             return Verdict::Failed(Proof { endpoints: seen, proved: false }, e);
         }
-        self.judge(before, seen, known, bundle)
+        self.judge(seen, known, bundle)
     }
 
-    /// Waits until the endpoints show what they showed before, or the deadline has passed.
+    /// Waits until the endpoints show what they showed before, on several fresh connections in a row, or the deadline has
+    /// passed.
     ///
     /// # Errors
     /// `Unavailable`, saying what is served instead.
     pub async fn prove_again(&self, cx: &Context, before: &[EndpointProof]) -> Result<(), Error> {
-        let mut now = Vec::new();
+        // Where no certificate was served before, nothing else can be asked for now.
+        let as_before = |proof: &EndpointProof| match &proof.before {
+            Served::Certificate { fingerprint, .. } => proof.after.shows(*fingerprint),
+            Served::Refused(_) | Served::NoHandshake(_) => true,
+        };
+        let mut seen: Vec<EndpointProof> = here(before).cloned().collect();
+        if here(before).all(|proof| !proof.before.is_certificate()) {
+            return Ok(());
+        }
+        let mut streak = 0;
         let waiting = async {
-            let mut pause = Duration::from_millis(20);
-            loop {
-                now = self.ask_all(None).await;
-                let same = |(proof, served): (&EndpointProof, &Served)| {
-                    proof.elsewhere
-                        || match (&proof.before, served) {
-                            (Served::Certificate { fingerprint, .. }, served) => served.shows(*fingerprint),
-                            (Served::Refused(_) | Served::NoHandshake(_), _) => true,
-                        }
-                };
-                if before.iter().zip(&now).all(same) {
-                    return;
+            let mut pause = FIRST_PAUSE;
+            while streak < self.connections {
+                seen = self.ask_again(&seen).await;
+                if seen.iter().all(as_before) {
+                    streak += 1;
+                } else {
+                    streak = 0;
+                    cx.clock.pause(pause).await;
+                    pause = (pause * 2).min(LAST_PAUSE);
                 }
-                cx.clock.pause(pause).await;
-                pause = (pause * 2).min(Duration::from_millis(500));
             }
         };
         if tokio::time::timeout(self.deadline, waiting).await.is_ok() {
             return Ok(());
         }
-        let seen: Vec<String> = before
+        let others: Vec<String> = seen
             .iter()
-            .zip(&now)
-            .filter(|(proof, _)| !proof.elsewhere)
-            .map(|(proof, served)| {
-                format!("{} serves {} now, and {} before", proof.endpoint, served, proof.before)
-            })
+            .filter(|proof| !as_before(proof))
+            .map(|proof| format!("{}, and served {} before", now(proof), proof.before))
             .collect();
-        Err(Error::unavailable(seen.join("; ")).with("step", "prove the old certificate"))
+        let why = if others.is_empty() {
+            "the old certificate is not served on every connection".to_owned()
+        } else {
+            others.join("; ")
+        };
+        Err(Error::unavailable(why).with("step", "prove the old certificate"))
     }
 
     /// What these answers mean.
-    pub fn judge(
-        &self,
-        before: &[EndpointProof],
-        seen: Vec<EndpointProof>,
-        known: &[Fingerprint],
-        bundle: &Bundle,
-    ) -> Verdict {
+    pub fn judge(&self, seen: Vec<EndpointProof>, known: &[Fingerprint], bundle: &Bundle) -> Verdict {
         let leaf = bundle.chain.leaf().fingerprint();
-        let mut warnings = Vec::new();
-        for proof in seen.iter().filter(|proof| proof.elsewhere && !proof.after.shows(leaf)) {
-            warnings.push(format!(
-                "{} shows {}; it is elsewhere, so that nothing was rolled back",
-                proof.endpoint, proof.after
-            ));
+        let mut warnings: Vec<String> = elsewhere(&seen)
+            .filter(|proof| !proof.after.shows(leaf))
+            .map(|proof| format!("{}; it is elsewhere, so that nothing was rolled back", now(proof)))
+            .collect();
+        let silent: BTreeSet<&Endpoint> = here(&seen)
+            .map(|proof| &proof.endpoint)
+            .filter(|endpoint| {
+                here(&seen)
+                    .filter(|proof| proof.endpoint == **endpoint)
+                    .all(|proof| proof.before.is_refused() && proof.after.is_refused())
+            })
+            .collect();
+        warnings.extend(
+            silent.iter().map(|endpoint| format!("nobody answered at {endpoint}, neither before nor after")),
+        );
+        let all_silent = here(&seen).all(|proof| silent.contains(&proof.endpoint));
+        if self.questions.is_empty() {
+            warnings.push("no endpoint is probed, so that nothing proves what is served".into());
         }
-        if self.is_blind() {
-            warnings.push(
-                "no endpoint on the target's host is probed, so that nothing proves what it serves".into(),
-            );
-            return Verdict::Unproved(Proof { endpoints: seen, proved: false }, warnings);
+        if !all_silent && !is_settled(&seen, known, leaf) {
+            let e = failure("the server does not serve the new certificate", &seen, leaf);
+            return Verdict::Failed(Proof { endpoints: seen, proved: false }, e);
         }
-        let here = || seen.iter().filter(|proof| !proof.elsewhere);
-        if self.is_down(before) && here().all(|proof| proof.after.is_refused()) {
-            let where_ = here().map(|proof| proof.endpoint.to_string()).next().unwrap_or_default();
-            warnings.push(format!("nobody answered at {where_}, neither before nor after"));
-            return Verdict::Unproved(Proof { endpoints: seen, proved: false }, warnings);
-        }
-        // What showed an earlier version of this certificate must show the new one.
-        let must = |proof: &&EndpointProof| match &proof.before {
-            Served::Certificate { fingerprint, .. } => known.contains(fingerprint) || *fingerprint == leaf,
-            _ => false,
-        };
-        let fine = here().filter(must).all(|proof| proof.after.shows(leaf))
-            && here().any(|proof| proof.after.shows(leaf));
-        if fine {
-            return Verdict::Proved(Proof { endpoints: seen, proved: true }, warnings);
-        }
-        let e = failure("the server does not serve the new certificate", &seen, leaf);
-        Verdict::Failed(Proof { endpoints: seen, proved: false }, e)
+        let proved = warnings.is_empty();
+        let proof = Proof { endpoints: seen, proved };
+        if proved { Verdict::Proved(proof, warnings) } else { Verdict::Unproved(proof, warnings) }
     }
 
-    async fn ask_all(&self, key_type: Option<tls::KeyType>) -> Vec<Served> {
+    async fn ask_again(&self, seen: &[EndpointProof]) -> Vec<EndpointProof> {
+        let questions = seen.iter().map(|proof| Question {
+            endpoint: proof.endpoint.clone(),
+            server_name: proof.server_name.clone(),
+            key_type: proof.key_type,
+            elsewhere: proof.elsewhere,
+        });
+        let answers = self.ask_all(questions.collect()).await;
+        seen.iter().zip(answers).map(|(proof, after)| EndpointProof { after, ..proof.clone() }).collect()
+    }
+
+    async fn ask_all(&self, questions: Vec<Question>) -> Vec<Served> {
         let Some(host) = &self.host else { return Vec::new() };
-        futures_util::stream::iter(self.questions.clone())
-            .map(|question| ask(host.clone(), question, key_type))
+        futures_util::stream::iter(questions)
+            .map(|question| ask(host.clone(), question))
             .buffered(AT_ONCE)
             .collect()
             .await
     }
 }
 
-async fn ask(host: Arc<dyn Host>, question: Question, key_type: Option<tls::KeyType>) -> Served {
+async fn ask(host: Arc<dyn Host>, question: Question) -> Served {
     let io = match host.connect(&question.endpoint, HANDSHAKE).await {
         Ok(io) => io,
         Err(e) => return Served::Refused(e.to_string()),
     };
-    match tls::handshake(io, question.server_name.as_deref(), key_type, HANDSHAKE).await {
+    match tls::handshake(io, question.server_name.as_deref(), question.key_type, HANDSHAKE).await {
         Ok(served) => Served::Certificate {
             fingerprint: served.leaf.fingerprint(),
             serial: served.leaf.serial().clone(),
@@ -323,14 +358,42 @@ async fn ask(host: Arc<dyn Host>, question: Question, key_type: Option<tls::KeyT
     }
 }
 
+/// Whether the endpoints on the target's own host show this leaf: what showed an earlier one of the certificate has to, and
+/// at least one does. What served another certificate still serves one.
+fn is_settled(seen: &[EndpointProof], known: &[Fingerprint], leaf: Fingerprint) -> bool {
+    let fine = |proof: &EndpointProof| match &proof.before {
+        Served::Certificate { fingerprint, .. } if known.contains(fingerprint) || *fingerprint == leaf => {
+            proof.after.shows(leaf)
+        }
+        Served::Certificate { .. } => proof.after.is_certificate(),
+        Served::NoHandshake(_) | Served::Refused(_) => true,
+    };
+    let mut shown = here(seen).map(|proof| proof.after.shows(leaf)).peekable();
+    here(seen).all(fine) && (shown.peek().is_none() || shown.any(|shown| shown))
+}
+
+fn here(seen: &[EndpointProof]) -> impl Iterator<Item = &EndpointProof> {
+    seen.iter().filter(|proof| !proof.elsewhere)
+}
+
+fn elsewhere(seen: &[EndpointProof]) -> impl Iterator<Item = &EndpointProof> {
+    seen.iter().filter(|proof| proof.elsewhere)
+}
+
+/// In words, what an endpoint shows now.
+fn now(proof: &EndpointProof) -> String {
+    match (&proof.after, &proof.server_name) {
+        (Served::Certificate { .. }, Some(name)) => {
+            format!("{} serves {} for {name}", proof.endpoint, proof.after)
+        }
+        (Served::Certificate { .. }, None) => format!("{} serves {}", proof.endpoint, proof.after),
+        (Served::NoHandshake(why) | Served::Refused(why), _) => {
+            format!("{} serves nothing: {why}", proof.endpoint)
+        }
+    }
+}
+
 fn failure(what: &str, seen: &[EndpointProof], leaf: Fingerprint) -> Error {
-    let others: Vec<String> = seen
-        .iter()
-        .filter(|proof| !proof.elsewhere && !proof.after.shows(leaf))
-        .map(|proof| match &proof.server_name {
-            Some(name) => format!("{} serves {} for {name}", proof.endpoint, proof.after),
-            None => format!("{} serves {}", proof.endpoint, proof.after),
-        })
-        .collect();
+    let others: Vec<String> = here(seen).filter(|proof| !proof.after.shows(leaf)).map(now).collect();
     Error::new(ErrorKind::Precondition, format!("{what}: {}", others.join("; "))).with("step", "prove")
 }
