@@ -49,12 +49,51 @@ pub trait Host: Send + Sync + Debug {
     /// `Precondition` with `reason` = `busy` where the destination is a mount point of its own.
     async fn swap(&self, staged: &Staged) -> Result<()>;
 
+    /// Puts several staged files in their places, one after the other, and makes that durable. Hosts that can wait for the
+    /// disk once, for all of them, do.
+    ///
+    /// # Errors
+    /// As for [`Host::swap`], with `file`, and `written` = how many are in place. The others still wait.
+    async fn swap_all(&self, staged: &[Staged]) -> Result<()> {
+        for (written, one) in staged.iter().enumerate() {
+            self.swap(one).await.map_err(|e| e.with("file", &one.destination).with("written", written))?;
+        }
+        Ok(())
+    }
+
     /// Overwrites the content of an existing file without replacing it: for bind-mounted files. Not atomic.
     async fn overwrite(&self, path: &HostPath, bytes: &Secret) -> Result<()>;
 
     /// Copies a file with its owner, mode and extended attributes, durably; `to` must not exist. For snapshots, so that
     /// the content does not leave the host.
     async fn copy(&self, from: &HostPath, to: &HostPath) -> Result<()>;
+
+    /// Makes the directory `dir` (0700) and keeps each of these files there, as 0, 1, and so on: durably, with owner, mode
+    /// and extended attributes. `replaced` says that the originals will be replaced, if anything, and never overwritten, so
+    /// that a second name for the same file is as good as a copy.
+    ///
+    /// # Errors
+    /// As for [`Host::copy`]; `dir` may be left behind half filled.
+    async fn keep(&self, dir: &HostPath, files: &[HostPath], replaced: bool) -> Result<()> {
+        let _ = replaced;
+        self.make_dir(dir).await?;
+        for (number, file) in files.iter().enumerate() {
+            self.copy(file, &dir.join(&number.to_string())?).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes a directory and the files in it, durably; what is not there is fine. Directories in it are not entered.
+    async fn remove_dir(&self, dir: &HostPath) -> Result<()> {
+        let entries = match self.list(dir).await {
+            Err(error) if error.kind() == crate::ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
+        };
+        for entry in entries {
+            self.remove(&dir.join(&entry.name)?).await?;
+        }
+        self.remove(dir).await
+    }
 
     /// Puts `from` in the place of `to`, atomically and durably; `from` is gone afterwards.
     async fn rename(&self, from: &HostPath, to: &HostPath) -> Result<()>;

@@ -77,6 +77,21 @@ impl Host for LocalHost {
         blocking(move || files::replace("swap", &staged.path, &staged.destination)).await
     }
 
+    async fn swap_all(&self, staged: &[Staged]) -> Result<()> {
+        let staged = staged.to_vec();
+        blocking(move || files::swap_all(&staged)).await
+    }
+
+    async fn keep(&self, dir: &HostPath, files: &[HostPath], replaced: bool) -> Result<()> {
+        let (dir, files) = (dir.clone(), files.to_vec());
+        blocking(move || files::keep(&dir, &files, replaced)).await
+    }
+
+    async fn remove_dir(&self, dir: &HostPath) -> Result<()> {
+        let dir = dir.clone();
+        blocking(move || files::remove_dir(&dir)).await
+    }
+
     async fn overwrite(&self, path: &HostPath, bytes: &Secret) -> Result<()> {
         let (path, bytes) = (path.clone(), bytes.clone());
         blocking(move || files::overwrite(&path, &bytes)).await

@@ -67,19 +67,10 @@ impl<T: FileTarget> OnHost<T> {
         self.sweep(changes.iter().map(|change| &change.found.destination)).await.map_err(untouched)?;
         self.set_swept(false);
         let staged = self.stage(&changes).await.map_err(untouched)?;
-        for (written, change) in changes.iter().enumerate() {
-            let destination = &change.found.destination;
-            let (step, put) = match staged.iter().find(|one| one.destination == *destination) {
-                Some(one) => ("swap", self.host.swap(one).await),
-                None => ("overwrite", self.host.overwrite(destination, &change.content).await),
-            };
-            if let Err(error) = put {
-                // Those that were swapped are gone from where they waited, which is fine.
-                self.unstage(&staged).await;
-                // This one may be in place although the answer says otherwise.
-                let written = format!("{written} or {}", written + 1);
-                return Err(error.with("step", step).with("file", destination).with("written", written));
-            }
+        if let Err(error) = self.put(&changes, &staged).await {
+            // Those that were swapped are gone from where they waited, which is fine.
+            self.unstage(&staged).await;
+            return Err(error);
         }
         self.set_swept(true);
         Ok(())
@@ -91,6 +82,21 @@ impl<T: FileTarget> OnHost<T> {
             changes.extend(self.change(found, bundle, None).await?);
         }
         Ok(changes)
+    }
+
+    async fn put(&self, changes: &[Change], staged: &[Staged]) -> Result<()> {
+        if staged.len() == changes.len() {
+            return self.host.swap_all(staged).await.map_err(|error| error.with("step", "swap"));
+        }
+        for (written, change) in changes.iter().enumerate() {
+            let destination = &change.found.destination;
+            let (step, put) = match staged.iter().find(|one| one.destination == *destination) {
+                Some(one) => ("swap", self.host.swap(one).await),
+                None => ("overwrite", self.host.overwrite(destination, &change.content).await),
+            };
+            put.map_err(|error| error.with("step", step).with("file", destination).with("written", written))?;
+        }
+        Ok(())
     }
 
     async fn stage(&self, changes: &[Change]) -> Result<Vec<Staged>> {

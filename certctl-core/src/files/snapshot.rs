@@ -47,24 +47,32 @@ impl<T: FileTarget> OnHost<T> {
         let dir = first.destination.parent().join(&format!(".certctl-{name}"))?;
         // Files are staged only while there is a snapshot: without one, nobody was interrupted in that.
         self.set_swept(!self.throw_away(&dir).await?);
-        self.host.make_dir(&dir).await?;
-        match self.copy_all(&dir, files).await {
+        match self.keep_all(&dir, files).await {
             Ok(files) => Kept { dir, files }.into_snapshot(),
             Err(error) => {
                 // Nobody learns of it, and nobody would remove it. If that fails as well, the next one replaces it.
-                let _ = self.clear(&dir).await;
+                let _ = self.host.remove_dir(&dir).await;
                 Err(error)
             }
         }
     }
 
-    async fn copy_all(&self, dir: &HostPath, files: Vec<Found>) -> Result<Vec<KeptFile>> {
+    async fn keep_all(&self, dir: &HostPath, files: Vec<Found>) -> Result<Vec<KeptFile>> {
+        let there: Vec<HostPath> = files
+            .iter()
+            .filter(|found| found.stat.is_some())
+            .map(|found| found.destination.clone())
+            .collect();
+        // Whoever overwrites one file overwrites its other names.
+        let replaced = files.iter().all(|found| !found.in_place(self.write));
+        self.host.keep(dir, &there, replaced).await?;
+        let mut number = 0;
         let mut kept = Vec::with_capacity(files.len());
-        for (number, found) in files.into_iter().enumerate() {
+        for found in files {
             let copy = match found.stat {
                 Some(stat) => {
                     let path = dir.join(&number.to_string())?;
-                    self.host.copy(&found.destination, &path).await?;
+                    number += 1;
                     Some(KeptCopy { path, mode: stat.mode, owner: (stat.uid, stat.gid) })
                 }
                 None => None,
@@ -156,12 +164,7 @@ impl<T: FileTarget> OnHost<T> {
         let kept = Kept::read(snapshot)?;
         // The directory goes last: it says that there may be something to sweep.
         self.sweep(kept.destinations()).await?;
-        for copy in kept.files.iter().filter_map(|file| file.copy.as_ref()) {
-            self.host.remove(&copy.path).await?;
-        }
-        if self.host.remove(&kept.dir).await.is_err() {
-            self.clear(&kept.dir).await?;
-        }
+        self.host.remove_dir(&kept.dir).await?;
         // From here on, somebody else may have a turn.
         self.set_swept(false);
         Ok(())
@@ -171,23 +174,12 @@ impl<T: FileTarget> OnHost<T> {
     async fn throw_away(&self, dir: &HostPath) -> Result<bool> {
         match self.host.stat(dir).await? {
             None => Ok(false),
-            Some(stat) if stat.kind == FileKind::Directory => self.clear(dir).await.map(|()| true),
+            Some(stat) if stat.kind == FileKind::Directory => self.host.remove_dir(dir).await.map(|()| true),
             Some(stat) => {
                 let message = format!("{dir} is {}; move it away: snapshots belong there", noun(stat.kind));
                 Err(Error::new(ErrorKind::Precondition, message).with("step", "snapshot").with("file", dir))
             }
         }
-    }
-
-    async fn clear(&self, dir: &HostPath) -> Result<()> {
-        let entries = match self.host.list(dir).await {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-            entries => entries?,
-        };
-        for entry in entries {
-            self.host.remove(&dir.join(&entry.name)?).await?;
-        }
-        self.host.remove(dir).await
     }
 }
 

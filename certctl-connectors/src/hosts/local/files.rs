@@ -1,6 +1,7 @@
 //! Writing, replacing and removing files. Everything here blocks.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File, Metadata, Permissions},
     hash::{BuildHasher, Hasher, RandomState},
     io::{self, Read, Seek, SeekFrom, Write},
@@ -94,6 +95,56 @@ pub(super) fn replace(step: &str, from: &HostPath, to: &HostPath) -> Result<()> 
         sync_dir(step, &from.parent())?;
     }
     Ok(())
+}
+
+/// Renames first, then one fsync for each directory.
+pub(super) fn swap_all(staged: &[Staged]) -> Result<()> {
+    for (written, one) in staged.iter().enumerate() {
+        if let Err(error) = fs::rename(one.path.as_str(), one.destination.as_str()) {
+            let error = fault("swap", &one.destination, error);
+            return Err(error.with("file", &one.destination).with("written", written));
+        }
+    }
+    let dirs: BTreeSet<HostPath> = staged.iter().map(|one| one.destination.parent()).collect();
+    dirs.iter().try_for_each(|dir| sync_dir("swap", dir))
+}
+
+pub(super) fn keep(dir: &HostPath, originals: &[HostPath], replaced: bool) -> Result<()> {
+    // No fsync of the parent: whatever is done there afterwards, and made durable, makes this durable with it.
+    if fs::DirBuilder::new().mode(0o700).create(dir.as_str()).is_err() {
+        make_dir(dir)?;
+    }
+    for (number, original) in originals.iter().enumerate() {
+        let to = dir.join(&number.to_string())?;
+        // A second name costs neither an inode nor a wait; other file systems and some owners need a copy.
+        let linked = replaced
+            && existing("keep", original)?.is_some()
+            && fs::hard_link(original.as_str(), to.as_str()).is_ok();
+        if !linked {
+            copy(original, &to)?;
+        }
+    }
+    sync_dir("keep", dir)
+}
+
+pub(super) fn remove_dir(dir: &HostPath) -> Result<()> {
+    let entries = match fs::read_dir(dir.as_str()) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(fault("remove", dir, error)),
+    };
+    for entry in entries {
+        let path = entry.map_err(|error| fault("remove", dir, error))?.path();
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fault("remove", dir, error)),
+            _ => {}
+        }
+    }
+    match fs::remove_dir(dir.as_str()) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fault("remove", dir, error)),
+        _ => {}
+    }
+    sync_dir("remove", &dir.parent())
 }
 
 pub(super) fn overwrite(path: &HostPath, bytes: &Secret) -> Result<()> {

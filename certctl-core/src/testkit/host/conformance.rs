@@ -36,6 +36,8 @@ pub async fn conformance(host: Arc<dyn Host>, dir: &HostPath) {
     directories_are_private(&*host, &fresh(&*host, dir, "make_dir").await).await;
     removing_is_idempotent(&*host, &fresh(&*host, dir, "remove").await).await;
     reading_has_a_limit(&*host, &fresh(&*host, dir, "read").await).await;
+    kept_files_stay_as_they_were(&*host, &fresh(&*host, dir, "keep").await).await;
+    several_are_swapped(&*host, &fresh(&*host, dir, "swap_all").await).await;
     if host.capabilities().exec {
         commands_run(&*host).await;
         symlinks_are_followed(&*host, &fresh(&*host, dir, "symlink").await).await;
@@ -72,6 +74,44 @@ async fn stat_says_what_is_there(host: &dyn Host, dir: &HostPath) {
     );
     host.real_path(&at(dir, "absent")).await.expect("the last component need not exist");
     has_kind(host.real_path(&at(dir, "absent/below")).await, ErrorKind::Precondition);
+}
+
+async fn kept_files_stay_as_they_were(host: &dyn Host, dir: &HostPath) {
+    let (crt, key, kept) = (at(dir, "web.crt"), at(dir, "web.key"), at(dir, ".kept"));
+    write(host, &crt, 0o644, b"old certificate").await;
+    write(host, &key, 0o600, b"old key").await;
+    for replaced in [true, false] {
+        host.keep(&kept, &[crt.clone(), key.clone()], replaced).await.unwrap();
+        assert_eq!(host.stat(&kept).await.unwrap().unwrap().mode, 0o700);
+        assert_eq!(host.stat(&at(&kept, "1")).await.unwrap().unwrap().mode, 0o600);
+        if replaced {
+            let staged = host.stage(&key, &spec(0o600), &Secret::new(b"new key".to_vec())).await.unwrap();
+            host.swap(&staged).await.unwrap();
+        } else {
+            host.overwrite(&key, &Secret::new(b"NEW key".to_vec())).await.unwrap();
+        }
+        let was: &[u8] = if replaced { b"old key" } else { b"new key" };
+        assert_eq!(host.read(&at(&kept, "0"), 100).await.unwrap().expose(), b"old certificate");
+        assert_eq!(host.read(&at(&kept, "1"), 100).await.unwrap().expose(), was, "it stays as it was");
+        host.remove_dir(&kept).await.unwrap();
+        assert_eq!(host.stat(&kept).await.unwrap(), None);
+        host.remove_dir(&kept).await.expect("what is not there is fine");
+    }
+    has_kind(host.keep(&kept, &[at(dir, "absent")], true).await, ErrorKind::NotFound);
+}
+
+async fn several_are_swapped(host: &dyn Host, dir: &HostPath) {
+    let (crt, key) = (at(dir, "web.crt"), at(dir, "web.key"));
+    let first = host.stage(&crt, &spec(0o644), &Secret::new(b"crt".to_vec())).await.unwrap();
+    let second = host.stage(&key, &spec(0o600), &Secret::new(b"key".to_vec())).await.unwrap();
+    host.swap_all(&[first.clone(), second]).await.unwrap();
+    assert_eq!(host.read(&crt, 10).await.unwrap().expose(), b"crt");
+    assert_eq!(host.read(&key, 10).await.unwrap().expose(), b"key");
+    assert_eq!(host.list(dir).await.unwrap().len(), 2, "nothing waits any more");
+    let fresh = host.stage(&key, &spec(0o600), &Secret::new(b"KEY".to_vec())).await.unwrap();
+    let error = host.swap_all(&[fresh, first]).await.expect_err("what waited is gone");
+    assert_eq!(error.context_value("written"), Some("1"));
+    assert_eq!(host.read(&key, 10).await.unwrap().expose(), b"KEY", "those before it are in place");
 }
 
 async fn staging_changes_nothing(host: &dyn Host, dir: &HostPath) {
