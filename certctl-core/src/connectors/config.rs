@@ -206,7 +206,7 @@ impl Reading {
 
     fn place(&self, path: &Path) -> Place {
         let mut place = Place { given: String::new(), left: String::new() };
-        for segment in path.iter() {
+        for segment in path {
             match segment {
                 Segment::Seq { index } => {
                     // Each that was taken out before it has moved it down by one.

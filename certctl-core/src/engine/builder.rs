@@ -189,7 +189,7 @@ async fn declare_issuer(
             id: known.as_ref().map_or_else(|| declared_id(name, parts), |known| known.id.clone()),
             name: name.into(),
             // What an operator stored under this name stays: the code comes first only as long as it declares it.
-            kind: kind_of(known.as_ref().map(|known| (&known.config, &known.kind)), &declaration.kind),
+            kind: kind_of(known.as_ref().map(|known| (&known.config, &*known.kind)), &declaration.kind),
             config: known.as_ref().and_then(|known| known.config.clone()),
         };
         if let Some(record) = record_declared(parts, known, wanted, "issuer.declared").await? {
@@ -213,7 +213,7 @@ async fn declare_target(
         let wanted = TargetRecord {
             id: known.as_ref().map_or_else(|| declared_id(name, parts), |known| known.id.clone()),
             name: name.into(),
-            kind: kind_of(known.as_ref().map(|known| (&known.config, &known.kind)), &declaration.kind),
+            kind: kind_of(known.as_ref().map(|known| (&known.config, &*known.kind)), &declaration.kind),
             config: known.as_ref().and_then(|known| known.config.clone()),
             place: declaration.place.clone(),
             probe: probe.clone(),
@@ -235,9 +235,9 @@ async fn declare_target(
 }
 
 /// The kind that goes with a stored configuration, or else the declared one.
-fn kind_of(known: Option<(&Option<Value>, &Box<str>)>, declared: &str) -> Box<str> {
+fn kind_of(known: Option<(&Option<Value>, &str)>, declared: &str) -> Box<str> {
     match known {
-        Some((Some(_), stored)) => stored.clone(),
+        Some((Some(_), stored)) => stored.into(),
         _ => declared.into(),
     }
 }
