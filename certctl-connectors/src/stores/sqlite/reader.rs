@@ -15,7 +15,7 @@ use certctl_core::{
     Error, Result,
     store::{ColumnValue, Cursor, Page, Query, Row, Select},
 };
-use rusqlite::{Connection, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, params_from_iter};
 use tokio::sync::oneshot;
 
 use super::{
@@ -25,6 +25,10 @@ use super::{
 };
 
 const THREADS: usize = 4;
+/// How many jobs share one look at the database.
+const TOGETHER: usize = 8;
+/// How much of the file is read without copying it.
+const MAPPED: i64 = 1 << 30;
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
@@ -80,17 +84,32 @@ impl fmt::Debug for Readers {
 
 fn work(path: &Path, queue: &Mutex<Receiver<Job>>) {
     let mut connection = None;
+    let mut jobs = Vec::new();
     loop {
-        // Whoever has the lock waits for the next job, the others for the lock.
-        let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(job) = job else { return };
+        {
+            // Whoever has the lock waits for the next job, the others for the lock.
+            let queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
+            let Ok(job) = queue.recv() else { return };
+            jobs.push(job);
+            // What waits already is read as of one moment: each new look at the log costs what was cached before.
+            jobs.extend(queue.try_iter().take(TOGETHER - 1));
+        }
         if connection.is_none() {
             connection =
                 connect(path).inspect_err(|e| tracing::warn!("opening {}: {e}", path.display())).ok();
         }
-        // Without a connection the job is dropped, and so its caller gets to know.
-        if let Some(connection) = &mut connection {
+        let Some(connection) = &mut connection else {
+            // Without a connection the jobs are dropped, and so their callers get to know.
+            jobs.clear();
+            continue;
+        };
+        // If this fails, each job finds out by itself.
+        let begun = connection.execute_batch("BEGIN").is_ok();
+        for job in jobs.drain(..) {
             job(connection);
+        }
+        if begun && connection.execute_batch("COMMIT").is_err() {
+            let _ = connection.execute_batch("ROLLBACK");
         }
     }
 }
@@ -98,15 +117,14 @@ fn work(path: &Path, queue: &Mutex<Receiver<Job>>) {
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let connection = super::connect(path)?;
     connection.pragma_update(None, "query_only", true)?;
+    connection.query_row(&format!("PRAGMA mmap_size = {MAPPED}"), [], |_| Ok(())).optional()?;
     Ok(connection)
 }
 
 /// See [`Store::get`](certctl_core::store::Store::get).
 pub(super) fn get(connection: &mut Connection, table: &Table, ids: &[Box<str>]) -> Result<Vec<Row>> {
     let run = || -> rusqlite::Result<Vec<Row>> {
-        // All as of one moment.
-        let transaction = connection.unchecked_transaction()?;
-        let mut statement = transaction.prepare_cached(&table.get)?;
+        let mut statement = connection.prepare_cached(&table.get)?;
         let mut rows = Vec::with_capacity(ids.len());
         for id in ids {
             let mut found = statement.query([&**id])?;
@@ -129,14 +147,13 @@ pub(super) fn query(connection: &mut Connection, table: &Table, query: &Query) -
 }
 
 fn page(connection: &mut Connection, query: &Query) -> rusqlite::Result<Page> {
-    let transaction = connection.unchecked_transaction()?;
     let mut page = Page::default();
     let mut last = None;
     let mut found = 0;
     for Statement { sql, params } in sql::page(query) {
         // One more, to see whether there is more.
         let limit = query.limit.saturating_add(1) - found;
-        let mut statement = transaction.prepare_cached(&format!("{sql} LIMIT ?"))?;
+        let mut statement = connection.prepare_cached(&format!("{sql} LIMIT ?"))?;
         let limit = ColumnValue::Integer(i64::try_from(limit).unwrap_or(i64::MAX));
         let mut rows = statement.query(params_from_iter(params.iter().chain([&limit]).map(Param)))?;
         while let Some(row) = rows.next()? {
