@@ -10,6 +10,7 @@
     unreachable_pub
 )]
 
+mod demo;
 mod life;
 mod nginx;
 mod readme;
