@@ -19,7 +19,8 @@ struct Demo {
 impl Demo {
     fn start(data: &Path) -> Self {
         // Examples are built beside the tests.
-        let program = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("examples/embedded");
+        let program =
+            std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("examples/embedded");
         let mut child = Command::new(program)
             .env("CERTCTL_DATA_DIR", data)
             .env("CERTCTL_LISTEN", "127.0.0.1:0")
