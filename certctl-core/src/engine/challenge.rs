@@ -3,15 +3,14 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Challenge, Context, Id, Result,
+    Challenge, Context, Result,
     engine::{Inner, deploy, held::Held},
-    records::{Certificate, Job, JobState, Place},
-    store::LeaseUse,
+    records::{Job, JobState, Place},
     worker::{MemoryJournal, Work},
 };
 
 /// The step of both kinds.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Step {
     pub(super) challenge: Challenge,
 }
@@ -28,27 +27,30 @@ pub(super) fn present_job(engine: &Inner, parent: &Job, challenge: &Challenge) -
     Ok(job)
 }
 
-/// A job that takes it away; nobody waits for it.
-pub(super) fn retract_job(
-    engine: &Inner,
-    of: &Id<Job>,
-    certificate: &Id<Certificate>,
-    challenge: &Challenge,
-) -> Result<Job> {
-    let mut job = deploy::blank_job(engine, RETRACT, of.as_str(), certificate, Place::default());
-    job.step = step(challenge)?;
-    Ok(job)
+/// Jobs that take them away; nobody waits for those.
+pub(super) fn retract_jobs(engine: &Inner, of: &Job, shown: &[Challenge]) -> Result<Vec<Job>> {
+    let job = |challenge| {
+        let mut job = deploy::blank_job(engine, RETRACT, of.id.as_str(), &of.certificate, Place::default());
+        job.step = step(challenge)?;
+        Ok(job)
+    };
+    shown.iter().map(job).collect()
 }
 
 pub(super) async fn run(engine: &Inner, mut held: Held, cx: &Context) -> Result<()> {
     let Step { challenge } = held.step()?;
     let name = challenge.name.to_string();
-    let work = if &*held.job.kind == PRESENT { Work::Present(challenge) } else { Work::Retract(challenge) };
+    let presents = &*held.job.kind == PRESENT;
+    if presents && held.job.cancel {
+        held.finish(engine, JobState::Cancelled);
+        let event = held.event(engine, "challenge.cancelled").with("name", name);
+        return deploy::save_and_wake(engine, &mut held, event).await;
+    }
+    let work = if presents { Work::Present(challenge) } else { Work::Retract(challenge) };
     engine.worker.execute(cx, work, &MemoryJournal::default()).await?;
-    let parent = held.job.parent.take();
     held.finish(engine, JobState::Done);
     let event = held.event(engine, &format!("challenge.{}ed", held.job.kind)).with("name", name);
-    deploy::save_and_wake(engine, &mut held, event, LeaseUse::Release, parent.as_ref()).await
+    deploy::save_and_wake(engine, &mut held, event).await
 }
 
 fn step(challenge: &Challenge) -> Result<serde_json::Value> {

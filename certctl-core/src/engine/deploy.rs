@@ -10,7 +10,7 @@ use crate::{
     Actor, Context, Effect, Error, ErrorKind, ErrorReport, Id, Result, Retry,
     engine::{
         Inner,
-        held::{Held, is_stale, reload},
+        held::{Held, is_conflict, is_stale, reload},
         plan::{self, AfterFailure},
     },
     random,
@@ -108,6 +108,8 @@ struct One {
     deployment: Option<Stored<Deployment>>,
     report: Option<DeployReport>,
     stopped: bool,
+    /// The job that waited for it and waits no longer.
+    parent: Option<Id<Job>>,
 }
 
 /// Deploys a batch of one unit, and commits what became of it.
@@ -125,7 +127,7 @@ pub(super) async fn run(engine: &Inner, batch: Vec<Held>, cx: &Context) -> Resul
         {
             items.push(item);
         }
-        all.push(One { held, deployment, report: None, stopped });
+        all.push(One { held, deployment, report: None, stopped, parent: None });
     }
     let journal = JobJournal { engine, held: Mutex::new(all.iter().map(|one| one.held.clone()).collect()) };
     if !items.is_empty() {
@@ -176,10 +178,11 @@ async fn commit(engine: &Inner, mut all: Vec<One>) -> Result<()> {
     let mut detached: BTreeMap<Id<Job>, u32> = BTreeMap::new();
     for one in &mut all {
         // Once tried is enough for the parent: what failed goes on by itself, and mends the certificate when it succeeds.
-        if conclude(engine, one, spread).await?
-            && let Some(parent) = one.held.job.parent.take()
-        {
-            *detached.entry(parent).or_default() += 1;
+        if conclude(engine, one, spread).await? {
+            one.parent = one.held.job.parent.take();
+        }
+        if let Some(parent) = &one.parent {
+            *detached.entry(parent.clone()).or_default() += 1;
         }
     }
     loop {
@@ -204,11 +207,10 @@ async fn commit(engine: &Inner, mut all: Vec<One>) -> Result<()> {
         }
         // A retry that went well mends its certificate's status; with a parent, that is the parent's business.
         let mut rolled_up = HashMap::new();
-        for one in all.iter().filter(|one| one.report.is_some()) {
+        for one in all.iter().filter(|one| one.report.is_some() && one.parent.is_none()) {
             let overlay: Vec<&Deployment> = all.iter().filter_map(|one| one.deployment.as_deref()).collect();
             let id = &one.held.job.certificate;
             if !rolled_up.contains_key(id)
-                && detached.is_empty()
                 && let Some(certificate) = roll_up_with(engine, id, None, &overlay).await?
             {
                 rolled_up.insert(id.clone(), certificate);
@@ -219,7 +221,7 @@ async fn commit(engine: &Inner, mut all: Vec<One>) -> Result<()> {
         }
         match engine.commit(change).await {
             Ok(_) => return Ok(()),
-            Err(e) if e.kind() == ErrorKind::Conflict && e.context_value("reason") == Some("version") => {
+            Err(e) if is_conflict(&e, "version") || is_conflict(&e, "missing") => {
                 for one in &mut all {
                     refresh(engine, one, &e).await?;
                 }
@@ -264,12 +266,13 @@ async fn conclude(engine: &Inner, one: &mut One, spread: f64) -> Result<bool> {
     if !unfinished {
         job.step = Value::Null;
     }
-    if one.stopped && (job.cancel || one.report.is_none()) {
+    if one.stopped && job.cancel {
         one.held.finish(engine, JobState::Cancelled);
         return Ok(true);
     }
     if one.stopped {
-        // Another job of the batch was asked to stop, not this one.
+        // Another job of the unit was asked to stop, or this one was and has not heard of it: the next turn obeys.
+        one.report = None;
         one.held.wait_until(now);
         return Ok(false);
     }
@@ -332,6 +335,7 @@ fn retryable(error: &ErrorReport) -> ErrorReport {
 fn event(engine: &Inner, one: &One) -> AuditEvent {
     let action = match (&one.report, one.held.job.state) {
         (_, JobState::Cancelled) => "deployment.cancelled".to_owned(),
+        (None, _) if one.stopped => "deployment.interrupted".to_owned(),
         (Some(report), _) => format!("deployment.{}", report.outcome.as_str()),
         (None, _) => "deployment.skipped".to_owned(),
     };
@@ -353,34 +357,31 @@ fn event(engine: &Inner, one: &One) -> AuditEvent {
     event
 }
 
-/// Saves a job that has ended, or fallen away from its parent, and wakes the parent if this was its last child.
-pub(super) async fn save_and_wake(
-    engine: &Inner,
-    held: &mut Held,
-    event: AuditEvent,
-    then: LeaseUse,
-    parent: Option<&Id<Job>>,
-) -> Result<()> {
+/// Saves a job that has ended, and wakes its parent if this was its last child.
+pub(super) async fn save_and_wake(engine: &Inner, held: &mut Held, event: AuditEvent) -> Result<()> {
     loop {
-        let woken = match parent {
-            Some(parent) => wake(engine, parent, 1).await?,
-            None => None,
-        };
-        let saved = held
-            .save(engine, event.clone(), then, |change| match &woken {
-                Some(parent) => change.update(parent),
-                None => Ok(change),
-            })
-            .await;
-        match saved {
+        let parent = held.job.parent.clone();
+        let mut change = Change::new(event.clone()).update(&held.job)?.lease(&held.lease, LeaseUse::Release);
+        if let Some(parent) = &parent
+            && let Some(woken) = wake(engine, parent, 1).await?
+        {
+            change = change.update(&woken)?;
+        }
+        match engine.commit(change).await {
+            Err(e) if is_stale(&e, held.job.id.as_str()) => {
+                let fresh = reload(engine, &held.job.id).await?;
+                held.job.cancel = fresh.cancel;
+                held.job.parent.clone_from(&fresh.parent);
+                held.job = held.job.clone().at_version(fresh.version());
+            }
             Err(e) if parent.is_some_and(|parent| is_stale(&e, parent.as_str())) => {}
-            done => return done,
+            done => return done.map(drop),
         }
     }
 }
 
 /// The parent with so many children less; ready if none is left.
-async fn wake(engine: &Inner, parent: &Id<Job>, ended: u32) -> Result<Option<Stored<Job>>> {
+pub(super) async fn wake(engine: &Inner, parent: &Id<Job>, ended: u32) -> Result<Option<Stored<Job>>> {
     let Some(mut parent) = engine.store.find::<Job>(parent).await? else { return Ok(None) };
     parent.open_children = parent.open_children.saturating_sub(ended);
     if parent.open_children == 0 && parent.state == JobState::Waiting {
@@ -400,7 +401,7 @@ pub(super) async fn roll_up(
     roll_up_with(engine, id, placement, &[]).await
 }
 
-async fn roll_up_with(
+pub(super) async fn roll_up_with(
     engine: &Inner,
     id: &Id<Certificate>,
     placement: Option<&Placement>,
@@ -411,10 +412,17 @@ async fn roll_up_with(
         return Ok(None);
     }
     let placements: Vec<Stored<Placement>> = engine.store.list_by("certificate", id.into()).await?;
-    let newest: Vec<_> = placements
+    let placements: Vec<&Placement> = placements
         .iter()
-        .map(|stored| placement.filter(|p| p.id == stored.id).unwrap_or(stored).version.clone())
+        .map(|stored| placement.filter(|placement| placement.id == stored.id).unwrap_or(stored))
         .collect();
+    for job in placements.iter().filter_map(|placement| placement.job.as_ref()) {
+        if engine.store.find::<Job>(job).await?.is_some_and(|job| job.state == JobState::Attention) {
+            // A person still has to look at that one.
+            return Ok(None);
+        }
+    }
+    let newest: Vec<_> = placements.iter().map(|placement| placement.version.clone()).collect();
     let deployments: Vec<Stored<Deployment>> = engine.store.list_by("certificate", id.into()).await?;
     let as_written = deployments
         .iter()

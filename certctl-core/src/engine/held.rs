@@ -17,14 +17,11 @@ pub(super) struct Held {
 impl Held {
     /// Where the job is in its kind's sequence.
     pub(super) fn step<S: DeserializeOwned>(&self) -> Result<S> {
-        serde_json::from_value(self.job.step.clone())
-            .map_err(|e| Error::internal(format!("the step of {} does not read", self.job.id)).with_source(e))
+        step_of(&self.job)
     }
 
     pub(super) fn set_step<S: Serialize>(&mut self, step: &S) -> Result<()> {
-        self.job.step = serde_json::to_value(step)
-            .map_err(|e| Error::internal("a job's step has no JSON form").with_source(e))?;
-        Ok(())
+        set_step_of(&mut self.job, step)
     }
 
     /// An event about the job's certificate.
@@ -54,6 +51,7 @@ impl Held {
                     let now = engine.store.read(&self.job.id).await?;
                     let version = now.version();
                     self.job.cancel = now.cancel;
+                    self.job.parent.clone_from(&now.parent);
                     self.job = self.job.clone().at_version(version);
                 }
                 Err(e) => return Err(e),
@@ -67,12 +65,40 @@ impl Held {
         self.job.due = Some(due);
     }
 
+    /// Waits for so many jobs that are written with it; due at once if there are none.
+    pub(super) fn wait_for_children(&mut self, engine: &Inner, children: usize) {
+        self.job.open_children = u32::try_from(children).unwrap_or(u32::MAX);
+        if children == 0 {
+            self.wait_until(engine.clock.now());
+        } else {
+            self.job.state = JobState::Waiting;
+        }
+    }
+
+    /// Takes an end back that could not be committed.
+    pub(super) fn reopen(&mut self, engine: &Inner) {
+        self.job.finished = None;
+        self.wait_until(engine.clock.now());
+    }
+
     /// Ends the job.
     pub(super) fn finish(&mut self, engine: &Inner, state: JobState) {
         self.job.state = state;
         self.job.due = None;
         self.job.finished = Some(engine.clock.now());
     }
+}
+
+/// Where a job is in its kind's sequence.
+pub(super) fn step_of<S: DeserializeOwned>(job: &Job) -> Result<S> {
+    serde_json::from_value(job.step.clone())
+        .map_err(|e| Error::internal(format!("the step of {} does not read", job.id)).with_source(e))
+}
+
+pub(super) fn set_step_of<S: Serialize>(job: &mut Job, step: &S) -> Result<()> {
+    job.step = serde_json::to_value(step)
+        .map_err(|e| Error::internal("a job's step has no JSON form").with_source(e))?;
+    Ok(())
 }
 
 /// Whether a commit failed because the row `id` has changed since it was read.

@@ -12,13 +12,14 @@ use crate::{
     Result, Retry,
     engine::{
         Inner, challenge, deploy,
-        held::{Held, is_conflict, is_stale},
-        plan,
+        dispatch::Dispatch,
+        failure::Failure,
+        finish,
+        held::{self, Held, is_conflict, is_stale},
     },
     random,
     records::{
-        Attempt, AttemptState, Certificate, CertificateStatus, Deployment, IssuerRecord, Job, JobState,
-        KeyPolicy, Placement, Version,
+        Attempt, AttemptState, Certificate, IssuerRecord, Job, JobState, KeyPolicy, Placement, Version,
     },
     store::{Change, LeaseUse, StoreExt, Stored},
     worker::{MakeCsr, MemoryJournal, Work, WorkReport},
@@ -37,33 +38,22 @@ pub(super) enum Step {
     },
     /// Ask the CA. `asked`: it may have been asked already.
     Submit { attempt: Id<Attempt>, generation: u32, asked: bool },
-    /// Ask the CA how it is going.
+    /// Ask the CA how it is going, once `missing` are shown as well.
     Poll {
         attempt: Id<Attempt>,
         generation: u32,
+        /// To be taken away when the order has ended, however it ends.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         shown: Vec<Challenge>,
+        /// Could not be shown so far.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        missing: Vec<Challenge>,
     },
     /// The version is recorded; its deployments are under way.
     Deploy { version: Id<Version> },
 }
 
-/// A failure, and where the job stands after it.
-#[derive(Debug)]
-pub(super) struct Failure {
-    pub(super) error: Error,
-    pub(super) step: Option<Step>,
-    /// The CA has refused this attempt for certain.
-    pub(super) dead: Option<Id<Attempt>>,
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Self { error, step: None, dead: None }
-    }
-}
-
-enum Next {
+pub(super) enum Next {
     Again,
     Released,
 }
@@ -78,8 +68,7 @@ pub(super) fn job(engine: &Inner, placement: &Placement) -> Result<Job> {
         crate::records::Place::default(),
     );
     job.unique = Some(format!("issue:{}", placement.id).into());
-    job.step = serde_json::to_value(Step::Request { generation: 0 })
-        .map_err(|e| Error::internal("a job's step has no JSON form").with_source(e))?;
+    held::set_step_of(&mut job, &Step::Request { generation: 0 })?;
     Ok(job)
 }
 
@@ -100,10 +89,14 @@ pub(super) async fn run(engine: &Inner, mut held: Held, cx: &Context) -> Result<
             Step::Submit { attempt, generation, asked } => {
                 submit(engine, &mut held, cx, &attempt, generation, asked && !own).await?
             }
-            Step::Poll { attempt, generation, shown } => {
+            Step::Poll { attempt, generation, shown, missing } if !missing.is_empty() => {
+                let at = Step::Poll { attempt, generation, shown, missing: Vec::new() };
+                show(engine, &mut held, &at, missing).await?
+            }
+            Step::Poll { attempt, generation, shown, .. } => {
                 poll(engine, &mut held, cx, &attempt, generation, &shown).await?
             }
-            Step::Deploy { version } => finish(engine, &mut held, cx, &version).await?,
+            Step::Deploy { version } => finish::run(engine, &mut held, cx, &version).await?,
         };
         match next {
             Next::Again => own = true,
@@ -113,12 +106,12 @@ pub(super) async fn run(engine: &Inner, mut held: Held, cx: &Context) -> Result<
 }
 
 /// What the steps need of the store.
-struct Subject {
-    placement: Stored<Placement>,
-    certificate: Stored<Certificate>,
+pub(super) struct Subject {
+    pub(super) placement: Stored<Placement>,
+    pub(super) certificate: Stored<Certificate>,
 }
 
-async fn subject(engine: &Inner, job: &Job) -> Result<Subject> {
+pub(super) async fn subject(engine: &Inner, job: &Job) -> Result<Subject> {
     let placement: Stored<Placement> = engine.store.read(&Id::parse(&job.subject)?).await?;
     let certificate = engine.store.read(&placement.certificate).await?;
     Ok(Subject { placement, certificate })
@@ -126,7 +119,7 @@ async fn subject(engine: &Inner, job: &Job) -> Result<Subject> {
 
 async fn request(engine: &Inner, held: &mut Held, cx: &Context, generation: u32) -> Result<Next, Failure> {
     if held.job.cancel {
-        return Ok(cancel(engine, held, None).await?);
+        return Ok(cancel(engine, held, None, &[]).await?);
     }
     let Subject { placement, certificate } = subject(engine, &held.job).await?;
     let (_, issuer) = issuer_of(engine, &certificate).await?;
@@ -147,6 +140,8 @@ async fn request(engine: &Inner, held: &mut Held, cx: &Context, generation: u32)
         placement: placement.id.clone(),
         issuer: certificate.issuer.clone(),
         names: certificate.names.clone(),
+        common_name: certificate.common_name.clone(),
+        profile: certificate.profile.clone(),
         csr,
         key,
         seed: random::bytes(),
@@ -174,11 +169,17 @@ async fn make_csr(
     };
     let old = match &placement.version {
         Some(version) if reuse_key => {
-            engine.store.find(version).await?.and_then(|version| version.key.clone())
+            let version: Option<Stored<Version>> = engine.store.find(version).await?;
+            let kind = |version: &Version| version.chain.leaf().public_key().map(|key| key.kind());
+            version
+                .filter(|version| kind(version).is_ok_and(|kind| kind == algorithm.kind()))
+                .and_then(|version| version.key.clone())
         }
         _ => None,
     };
-    let key = old.unwrap_or_else(|| Id::with_suffix(&format!("{}-{generation}", held.job.id.suffix())));
+    // The algorithm belongs to it: somebody may ask for another one between two tries.
+    let suffix = held.job.id.suffix();
+    let key = old.unwrap_or_else(|| Id::with_suffix(&format!("{suffix}-{generation}-{algorithm}")));
     let work = Work::MakeCsr(MakeCsr {
         key: key.clone(),
         algorithm,
@@ -202,44 +203,69 @@ async fn submit(
     let Step::Submit { asked, .. } = held.step()? else {
         return Err(Error::internal("the job is not at its submit step").into());
     };
+    let Subject { placement, certificate } = subject(engine, &held.job).await?;
+    let mut attempt: Stored<Attempt> = engine.store.read(attempt).await?;
     if !asked {
         if held.job.cancel {
-            return Ok(cancel(engine, held, Some(attempt)).await?);
+            return Ok(cancel(engine, held, Some(&attempt.id), &[]).await?);
         }
-        held.set_step(&Step::Submit { attempt: attempt.clone(), generation, asked: true })?;
-        let event = held.event(engine, "attempt.repeated").with("attempt", attempt.as_str());
+        if !attempt.asks_for(&certificate) {
+            // The CA has nothing of this one for certain, and something else is wanted by now.
+            attempt.state = AttemptState::Failed;
+            held.set_step(&Step::Request { generation: generation + 1 })?;
+            let event = held.event(engine, "attempt.replaced").with("attempt", attempt.id.as_str());
+            held.save(engine, event, LeaseUse::Keep, |change| change.update(&attempt)).await?;
+            return Ok(Next::Again);
+        }
+        held.set_step(&Step::Submit { attempt: attempt.id.clone(), generation, asked: true })?;
+        let event = held.event(engine, "attempt.repeated").with("attempt", attempt.id.as_str());
         held.save(engine, event, LeaseUse::Keep, Ok).await?;
     }
-    let Subject { placement, certificate } = subject(engine, &held.job).await?;
-    let attempt: Stored<Attempt> = engine.store.read(attempt).await?;
     let (_, issuer) = issuer_of_record(engine, &attempt.issuer).await?;
-    let order = order(engine, &certificate, &placement, &attempt).await?;
-    let result = if !recover {
-        issuer.submit(cx, &order).await
-    } else if issuer.capabilities().recovery == Recovery::None {
-        let error = Error::new(
-            ErrorKind::Precondition,
-            format!(
-                "the answer of the CA to attempt {} was lost, and it can't be asked what became of it: look there, then retry \
-                 to order again",
-                attempt.id
-            ),
-        );
-        return Err(Failure { error, step: Some(Step::Request { generation: generation + 1 }), dead: None });
-    } else {
-        match issuer.recover(cx, &order).await {
-            Ok(Some(progress)) => Ok(progress),
-            Ok(None) => issuer.submit(cx, &order).await,
-            Err(e) => Err(e),
+    let order = order(engine, &placement, &attempt).await?;
+    if recover {
+        match recovered(&*issuer, cx, &order).await {
+            Ok(Some(progress)) => {
+                let at = At { attempt, certificate, placement, generation, issuer };
+                return went_on(engine, held, cx, at, Vec::new(), progress).await;
+            }
+            Ok(None) => {}
+            // Who wants it to stop has heard that the CA may have issued it.
+            Err(_) if held.job.cancel => return Ok(cancel(engine, held, Some(&attempt.id), &[]).await?),
+            Err(error) if issuer.capabilities().recovery == Recovery::None => {
+                let step = Some(Step::Request { generation: generation + 1 });
+                return Err(Failure { error, step, dead: None });
+            }
+            // Whatever went wrong, it says nothing about the order: the step stays.
+            Err(error) => return Err(error.into()),
         }
-    };
-    match result {
+        if held.job.cancel {
+            return Ok(cancel(engine, held, Some(&attempt.id), &[]).await?);
+        }
+    }
+    match issuer.submit(cx, &order).await {
         Ok(progress) => {
             let at = At { attempt, certificate, placement, generation, issuer };
             went_on(engine, held, cx, at, Vec::new(), progress).await
         }
         Err(error) => Err(refused(error, &attempt.id, generation, &*issuer)),
     }
+}
+
+/// What became of an order whose answer was lost; none if the CA has nothing of it.
+async fn recovered(issuer: &dyn Issuer, cx: &Context, order: &Order) -> Result<Option<Progress>> {
+    if issuer.capabilities().recovery != Recovery::None {
+        return issuer.recover(cx, order).await;
+    }
+    let message = format!(
+        "the answer of the CA to attempt {} was lost, and it can't be asked what became of it: look there, then retry to \
+         order again",
+        order.attempt
+    );
+    Err(Error::new(ErrorKind::Precondition, message)
+        .with_effect(Effect::Unknown)
+        .with_retry(Retry::Never)
+        .with("attempt", &order.attempt))
 }
 
 async fn poll(
@@ -251,12 +277,12 @@ async fn poll(
     shown: &[Challenge],
 ) -> Result<Next, Failure> {
     if held.job.cancel {
-        return Ok(cancel(engine, held, Some(attempt)).await?);
+        return Ok(cancel(engine, held, Some(attempt), shown).await?);
     }
     let Subject { placement, certificate } = subject(engine, &held.job).await?;
     let attempt: Stored<Attempt> = engine.store.read(attempt).await?;
     let (_, issuer) = issuer_of_record(engine, &attempt.issuer).await?;
-    let order = order(engine, &certificate, &placement, &attempt).await?;
+    let order = order(engine, &placement, &attempt).await?;
     let handle = attempt.handle.clone().ok_or_else(|| {
         Error::internal(format!("attempt {} is to be polled and has no handle", attempt.id))
     })?;
@@ -288,7 +314,7 @@ async fn went_on(
     held: &mut Held,
     cx: &Context,
     mut at: At,
-    mut shown: Vec<Challenge>,
+    shown: Vec<Challenge>,
     progress: Progress,
 ) -> Result<Next, Failure> {
     held.job.failures = 0;
@@ -296,26 +322,25 @@ async fn went_on(
     match progress {
         Progress::Waiting { handle, at: due } => {
             save_handle(held, &mut at, shown, handle)?;
-            held.wait_until(due);
+            // A CA that says "now" is asked again, but not in a circle.
+            held.wait_until(due.max(engine.clock.now() + Duration::from_secs(1)));
             let event = held.event(engine, "order.waiting").with("until", due.to_string());
             held.save(engine, event, LeaseUse::Release, |change| change.update(&at.attempt)).await?;
             Ok(Next::Released)
         }
         Progress::Challenges { handle, present } => {
-            let mut jobs = Vec::new();
-            for challenge in &present {
-                jobs.push(challenge::present_job(engine, &held.job, challenge)?);
-            }
-            shown.extend(present);
-            save_handle(held, &mut at, shown, handle)?;
-            held.job.state = JobState::Waiting;
-            held.job.open_children = u32::try_from(jobs.len()).unwrap_or(u32::MAX);
-            let event = held.event(engine, "order.challenged").with("challenges", jobs.len());
-            held.save(engine, event, LeaseUse::Release, |change| {
-                jobs.iter().try_fold(change.update(&at.attempt)?, Change::insert)
-            })
-            .await?;
-            Ok(Next::Released)
+            at.attempt.handle = Some(handle);
+            let step = Step::Poll {
+                attempt: at.attempt.id.clone(),
+                generation: at.generation,
+                shown,
+                missing: present.clone(),
+            };
+            held.set_step(&step)?;
+            let event = held.event(engine, "order.challenged").with("challenges", present.len());
+            // What the CA gave us to hold comes first; the jobs come with the next step.
+            held.save(engine, event, LeaseUse::Keep, |change| change.update(&at.attempt)).await?;
+            Ok(Next::Again)
         }
         Progress::Issued { chain } => record(engine, held, cx, at, &shown, chain).await,
     }
@@ -323,7 +348,46 @@ async fn went_on(
 
 fn save_handle(held: &mut Held, at: &mut At, shown: Vec<Challenge>, handle: Handle) -> Result<()> {
     at.attempt.handle = Some(handle);
-    held.set_step(&Step::Poll { attempt: at.attempt.id.clone(), generation: at.generation, shown })
+    let (attempt, generation) = (at.attempt.id.clone(), at.generation);
+    held.set_step(&Step::Poll { attempt, generation, shown, missing: Vec::new() })
+}
+
+/// Has challenges shown, by jobs of their own, and waits for them.
+async fn show(engine: &Inner, held: &mut Held, at: &Step, missing: Vec<Challenge>) -> Result<Next, Failure> {
+    let Step::Poll { attempt, generation, shown, .. } = at else {
+        return Err(Error::internal("the job is not at its poll step").into());
+    };
+    if held.job.cancel {
+        return Ok(cancel(engine, held, Some(attempt), shown).await?);
+    }
+    let mut jobs = Vec::new();
+    for challenge in &missing {
+        jobs.push(challenge::present_job(engine, &held.job, challenge)?);
+    }
+    let mut shown = shown.clone();
+    shown.extend(missing.into_iter().filter(|challenge| !at.shows(challenge)));
+    let (attempt, generation) = (attempt.clone(), *generation);
+    held.set_step(&Step::Poll { attempt, generation, shown, missing: Vec::new() })?;
+    held.job.state = JobState::Waiting;
+    held.job.open_children = u32::try_from(jobs.len()).unwrap_or(u32::MAX);
+    let event = held.event(engine, "challenges.presenting").with("challenges", jobs.len());
+    held.save(engine, event, LeaseUse::Release, |change| jobs.iter().try_fold(change, Change::insert))
+        .await?;
+    Ok(Next::Released)
+}
+
+impl Step {
+    fn shows(&self, challenge: &Challenge) -> bool {
+        matches!(self, Self::Poll { shown, .. } if shown.contains(challenge))
+    }
+
+    /// What has to be taken away if the order ends here.
+    pub(super) fn shown(&self) -> &[Challenge] {
+        match self {
+            Self::Poll { shown, .. } => shown,
+            _ => &[],
+        }
+    }
 }
 
 /// The CA has answered with a certificate: check it, record it, send it on its way, all in one transaction.
@@ -338,6 +402,7 @@ async fn record(
     let At { mut attempt, mut certificate, mut placement, generation, issuer } = at;
     let now = engine.clock.now();
     if let Err(e) = chain.check(attempt.csr.public_key(), &attempt.names, now) {
+        // The same CA would probably do it again: a person has to look.
         let error = Error::new(
             ErrorKind::BadResponse,
             format!(
@@ -369,33 +434,30 @@ async fn record(
         key_forgotten: false,
         chain,
     };
-    let mut retractions = Vec::new();
-    for challenge in shown {
-        retractions.push(challenge::retract_job(engine, &held.job.id, &certificate.id, challenge)?);
-    }
+    attempt.state = AttemptState::Issued;
+    let retractions = challenge::retract_jobs(engine, &held.job, shown)?;
+    held.set_step(&Step::Deploy { version: version.id.clone() })?;
     let event = held
         .event(engine, "version.issued")
         .with("version", version.id.as_str())
         .with("serial", version.serial.to_string())
         .with("fingerprint", version.fingerprint.to_string())
         .with("not_after", version.not_after.to_string());
-    attempt.state = AttemptState::Issued;
     // What the CA gave is in nobody's hands but these: a store that is busy or away is no reason to drop it.
     let mut pause = Duration::from_millis(50);
     for tries in 0.. {
-        let sent = send(engine, held, &placement, &version).await?;
-        placement.version = Some(version.id.clone());
         certificate.not_after = Some(version.not_after);
         certificate.serial = Some(version.serial.clone());
         certificate.updated = now;
-        let then = if sent.jobs.is_empty() { LeaseUse::Keep } else { LeaseUse::Release };
+        placement.version = Some(version.id.clone());
+        let sent = Dispatch::prepare(engine, &placement.id, &version.id, &held.job.id, false).await?;
+        held.wait_for_children(engine, sent.children());
+        let then = if sent.children() == 0 { LeaseUse::Keep } else { LeaseUse::Release };
         let saved = held
             .save(engine, event.clone(), then, |change| {
                 let change =
                     change.insert(&version)?.update(&attempt)?.update(&placement)?.update(&certificate)?;
-                let change = sent.deployments.iter().try_fold(change, Change::update)?;
-                let change = sent.joined.iter().try_fold(change, Change::update)?;
-                sent.jobs.iter().chain(&retractions).try_fold(change, Change::insert)
+                retractions.iter().try_fold(sent.add_to(change)?, Change::insert)
             })
             .await;
         match saved {
@@ -417,114 +479,13 @@ async fn record(
     Ok(if held.job.state == JobState::Waiting { Next::Released } else { Next::Again })
 }
 
-/// Where a new version goes.
-struct Sent {
-    deployments: Vec<Stored<Deployment>>,
-    jobs: Vec<Job>,
-    joined: Vec<Stored<Job>>,
-}
-
-/// Wants the version on every target, and makes the job wait for those deployments that it starts.
-async fn send(engine: &Inner, held: &mut Held, placement: &Placement, version: &Version) -> Result<Sent> {
-    let deployments = engine.store.list_by("placement", (&placement.id).into()).await?;
-    let mut sent = Sent { deployments, jobs: Vec::new(), joined: Vec::new() };
-    for deployment in &mut sent.deployments {
-        deployment.wanted = Some(version.id.clone());
-        match deploy::open_job(engine, &deployment.id).await? {
-            // One of an earlier version is still open: it takes what is wanted now, and nobody waits for it.
-            Some(job) => sent.joined.extend(deploy::take_up(engine, job, deployment.state)),
-            None => sent.jobs.push(deploy::job(engine, deployment, Some(&held.job.id)).await?),
-        }
-    }
-    held.set_step(&Step::Deploy { version: version.id.clone() })?;
-    held.job.open_children = u32::try_from(sent.jobs.len()).unwrap_or(u32::MAX);
-    if sent.jobs.is_empty() {
-        held.wait_until(engine.clock.now());
-    } else {
-        held.job.state = JobState::Waiting;
-    }
-    Ok(sent)
-}
-
-/// Every deployment has ended, one way or the other.
-async fn finish(
+/// Ends the job as somebody asked. What the CA may still make of the attempt is nobody's any more.
+async fn cancel(
     engine: &Inner,
     held: &mut Held,
-    cx: &Context,
-    version: &Id<Version>,
-) -> Result<Next, Failure> {
-    let Subject { mut placement, certificate } = subject(engine, &held.job).await?;
-    let newest: Stored<Version> = engine.store.read(version).await?;
-    let forgotten = forget_keys(engine, cx, &placement).await?;
-
-    // Somebody may have changed what is wanted while the CA was at it.
-    let has = |name: &crate::SubjectAltName| newest.chain.leaf().names().contains(name);
-    placement.job = None;
-    placement.renew_at = match certificate.key {
-        // The same request would give the same certificate: whoever holds the key renews.
-        KeyPolicy::External { .. } => None,
-        _ if !certificate.names.iter().all(has) => Some(engine.clock.now()),
-        KeyPolicy::Made { .. } => {
-            Some(plan::renew_at(certificate.renewal, newest.not_before, newest.not_after))
-        }
-    };
-    held.finish(engine, JobState::Done);
-    let event = held
-        .event(engine, "certificate.renewed")
-        .with("version", version.as_str())
-        .with("keys_forgotten", forgotten.len());
-    let renew_at = placement.renew_at;
-    loop {
-        let rolled_up = deploy::roll_up(engine, &placement.certificate, Some(&placement)).await?;
-        let saved = held
-            .save(engine, event.clone(), LeaseUse::Release, |change| {
-                let change = forgotten.iter().try_fold(change.update(&placement)?, Change::update)?;
-                match &rolled_up {
-                    Some(certificate) => change.update(certificate),
-                    None => Ok(change),
-                }
-            })
-            .await;
-        match saved {
-            Ok(()) => return Ok(Next::Released),
-            Err(e) if is_stale(&e, placement.certificate.as_str()) => {}
-            Err(e) if is_stale(&e, placement.id.as_str()) => {
-                placement = engine.store.read(&placement.id).await?;
-                placement.job = None;
-                placement.renew_at = renew_at;
-            }
-            Err(e) => return Err(e.into()),
-        }
-    }
-}
-
-/// Destroys the keys that nothing needs any more; gives their versions as they are to be recorded.
-async fn forget_keys(engine: &Inner, cx: &Context, placement: &Placement) -> Result<Vec<Stored<Version>>> {
-    let mut versions: Vec<Stored<Version>> =
-        engine.store.list_by("placement", (&placement.id).into()).await?;
-    if versions.len() < 2 {
-        return Ok(Vec::new());
-    }
-    let deployments: Vec<Stored<Deployment>> =
-        engine.store.list_by("placement", (&placement.id).into()).await?;
-    let forgettable = plan::forgettable(&versions, placement.version.as_ref(), &deployments);
-    versions.retain(|version| forgettable.contains(&version.id));
-    for version in &mut versions {
-        if let Some(key) = &version.key {
-            let work = Work::ForgetKey(key.clone());
-            engine.worker.execute(cx, work, &MemoryJournal::default()).await?;
-        }
-        version.key_forgotten = true;
-    }
-    Ok(versions)
-}
-
-async fn cancel(engine: &Inner, held: &mut Held, attempt: Option<&Id<Attempt>>) -> Result<Next> {
-    let Subject { mut placement, .. } = subject(engine, &held.job).await?;
-    placement.job = None;
-    // Who stops a renewal wants it later, not never.
-    let tomorrow = engine.clock.now() + Duration::from_secs(86_400);
-    placement.renew_at = placement.version.as_ref().map(|_| tomorrow);
+    attempt: Option<&Id<Attempt>>,
+    shown: &[Challenge],
+) -> Result<Next> {
     let mut dead = match attempt {
         Some(attempt) => Some(engine.store.read(attempt).await?),
         None => None,
@@ -532,17 +493,34 @@ async fn cancel(engine: &Inner, held: &mut Held, attempt: Option<&Id<Attempt>>) 
     if let Some(attempt) = &mut dead {
         attempt.state = AttemptState::Failed;
     }
+    let retractions = challenge::retract_jobs(engine, &held.job, shown)?;
     held.finish(engine, JobState::Cancelled);
     let event = held.event(engine, "job.cancelled");
-    held.save(engine, event, LeaseUse::Release, |change| {
-        let change = change.update(&placement)?;
-        match &dead {
-            Some(attempt) => change.update(attempt),
-            None => Ok(change),
+    loop {
+        let Subject { mut placement, certificate } = subject(engine, &held.job).await?;
+        placement.job = None;
+        // Who stops a renewal wants it later, not never.
+        let tomorrow = engine.clock.now() + Duration::from_secs(86_400);
+        placement.renew_at = placement.version.as_ref().map(|_| tomorrow);
+        let rolled_up = deploy::roll_up(engine, &certificate.id, Some(&placement)).await?;
+        let saved = held
+            .save(engine, event.clone(), LeaseUse::Release, |change| {
+                let mut change = change.update(&placement)?;
+                if let Some(attempt) = &dead {
+                    change = change.update(attempt)?;
+                }
+                if let Some(certificate) = &rolled_up {
+                    change = change.update(certificate)?;
+                }
+                retractions.iter().try_fold(change, Change::insert)
+            })
+            .await;
+        match saved {
+            Ok(()) => return Ok(Next::Released),
+            Err(e) if is_stale(&e, placement.id.as_str()) || is_stale(&e, certificate.id.as_str()) => {}
+            Err(e) => return Err(e),
         }
-    })
-    .await?;
-    Ok(Next::Released)
+    }
 }
 
 /// Where the job stands after the CA did not take an order.
@@ -568,61 +546,7 @@ fn refused(error: Error, attempt: &Id<Attempt>, generation: u32, issuer: &dyn Is
     Failure { error, step, dead: None }
 }
 
-/// Records what a failure means for the placement's certificate. Called with the job already changed, before it is saved.
-pub(super) async fn failed(
-    engine: &Inner,
-    held: &mut Held,
-    failure: Failure,
-    action: &str,
-    release: LeaseUse,
-) -> Result<()> {
-    if let Some(step) = &failure.step {
-        held.set_step(step)?;
-    }
-    let dead = match &failure.dead {
-        Some(id) => engine.store.find::<Attempt>(id).await?.map(|mut attempt| {
-            attempt.state = AttemptState::Failed;
-            attempt
-        }),
-        None => None,
-    };
-    let event = held.event(engine, action).with("error", failure.error.to_string());
-    loop {
-        let certificate = match held.job.state {
-            JobState::Attention => {
-                engine.store.find::<Certificate>(&held.job.certificate).await?.map(|mut c| {
-                    c.status = CertificateStatus::Attention;
-                    c.reason = Some(failure.error.report());
-                    c.updated = engine.clock.now();
-                    c
-                })
-            }
-            _ => None,
-        };
-        let saved = held
-            .save(engine, event.clone(), release, |mut change| {
-                if let Some(attempt) = &dead {
-                    change = change.update(attempt)?;
-                }
-                match &certificate {
-                    Some(certificate) => change.update(certificate),
-                    None => Ok(change),
-                }
-            })
-            .await;
-        match saved {
-            Err(e) if is_stale(&e, held.job.certificate.as_str()) => {}
-            done => return done,
-        }
-    }
-}
-
-async fn order(
-    engine: &Inner,
-    certificate: &Certificate,
-    placement: &Placement,
-    attempt: &Attempt,
-) -> Result<Order> {
+async fn order(engine: &Inner, placement: &Placement, attempt: &Attempt) -> Result<Order> {
     let replaces = match &placement.version {
         Some(version) => engine.store.find(version).await?.map(|version| version.chain.clone()),
         None => None,
@@ -632,9 +556,9 @@ async fn order(
         seed: attempt.seed,
         created: attempt.created,
         csr: attempt.csr.clone(),
-        common_name: certificate.common_name.clone(),
+        common_name: attempt.common_name.clone(),
         names: attempt.names.clone(),
-        profile: certificate.profile.clone(),
+        profile: attempt.profile.clone(),
         replaces,
     })
 }

@@ -8,7 +8,10 @@ mod challenge;
 mod commands;
 mod connectors;
 mod deploy;
+mod dispatch;
 mod events;
+mod failure;
+mod finish;
 mod held;
 mod issue;
 pub mod plan;
@@ -59,7 +62,25 @@ pub(crate) struct Inner {
     wake: channel::Sender<u64>,
     events: broadcast::Sender<crate::records::AuditEvent>,
     /// Jobs that this process is stepping, and how to ask them to stop.
-    running: Mutex<HashMap<Id<Job>, channel::Sender<bool>>>,
+    running: Mutex<HashMap<Id<Job>, Running>>,
+}
+
+/// What is being stepped here, and how to ask them to stop.
+#[derive(Clone, Debug)]
+struct Running {
+    jobs: Arc<[Id<Job>]>,
+    stop: channel::Sender<bool>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Running {
+    fn context(&self) -> Context {
+        Context::cancelled_by(self.clock.clone(), self.stop.subscribe())
+    }
+
+    fn ask_to_stop(&self) {
+        self.stop.send_replace(true);
+    }
 }
 
 impl Inner {
@@ -84,26 +105,28 @@ impl Inner {
         self.wake.subscribe()
     }
 
-    /// A context that [`Inner::ask_to_stop`] reaches, for as long as the jobs run here.
-    pub(crate) fn begin(&self, jobs: impl IntoIterator<Item = Id<Job>>) -> Context {
-        let (sender, receiver) = channel::channel(false);
+    /// What [`Inner::ask_to_stop`] reaches until [`Inner::end`].
+    fn begin(&self, batch: &[held::Held]) -> Running {
+        let jobs = batch.iter().map(|held| held.job.id.clone()).collect();
+        let begun = Running { jobs, stop: channel::channel(false).0, clock: self.clock.clone() };
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        for job in jobs {
-            running.insert(job, sender.clone());
-        }
-        Context::cancelled_by(self.clock.clone(), receiver)
+        running.extend(begun.jobs.iter().map(|job| (job.clone(), begun.clone())));
+        begun
     }
 
-    pub(crate) fn end<'a>(&self, jobs: impl IntoIterator<Item = &'a Id<Job>>) {
+    fn end(&self, ended: &Running) {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        for job in jobs {
-            running.remove(job);
+        for job in ended.jobs.iter() {
+            // A job that gave its lease back may have been taken up again already.
+            if running.get(job).is_some_and(|now| Arc::ptr_eq(&now.jobs, &ended.jobs)) {
+                running.remove(job);
+            }
         }
     }
 
     pub(crate) fn ask_to_stop(&self, job: &Id<Job>) {
-        if let Some(sender) = self.running.lock().unwrap_or_else(PoisonError::into_inner).get(job) {
-            sender.send_replace(true);
+        if let Some(running) = self.running.lock().unwrap_or_else(PoisonError::into_inner).get(job) {
+            running.ask_to_stop();
         }
     }
 }

@@ -11,15 +11,13 @@ use tokio::task::JoinSet;
 use crate::{
     Context, Error, ErrorKind, Id, Result, Timestamp,
     engine::{
-        Engine, Inner, challenge, deploy,
-        held::{Held, is_conflict, reload},
-        issue::{self, Failure},
-        plan::{self, AfterFailure},
-        schedule,
+        Engine, Inner, Running, challenge, deploy,
+        failure::{self, Failure},
+        held::Held,
+        issue, schedule,
     },
-    random,
-    records::{Certificate, Job, JobState, Place},
-    store::{Filter, Lease, LeaseRequest, LeaseUse, LeaseWhat, Record, Stored, Test},
+    records::{Certificate, Job, Place},
+    store::{Filter, Lease, LeaseRequest, LeaseWhat, Record, Stored, Test},
 };
 
 /// How long a lease holds without a sign of life.
@@ -50,7 +48,8 @@ impl Engine {
                     inner.clock.pause(Duration::from_millis(500)).await;
                 }
                 for batch in turn.take(free) {
-                    tasks.spawn(inner.clone().work_on(batch));
+                    // A task of its own: who drops this loop cancels nothing that has begun.
+                    tasks.spawn(detached(tokio::spawn(inner.clone().work_on(batch))));
                 }
             }
             let full = tasks.len() >= inner.at_once;
@@ -62,6 +61,8 @@ impl Engine {
                 Some(done) = tasks.join_next(), if !tasks.is_empty() => report(done),
                 _ = changes.changed(), if !full => {}
                 () = inner.clock.sleep_until(next), if !full && !more => {}
+                // Should the wall clock be set back meanwhile, that would be a long sleep.
+                () = inner.clock.pause(LOOK_AGAIN), if !full && !more => {}
                 () = std::future::ready(()), if more => {}
             }
             // Whatever else has ended meanwhile.
@@ -84,6 +85,8 @@ struct Turn {
     waiting: VecDeque<Vec<Held>>,
     /// Whether the last look found as much as it asked for, so that there is probably more.
     plenty: bool,
+    /// What the clock showed at the last look.
+    seen: Option<Timestamp>,
     /// When renewals were looked for last, and when old jobs were deleted.
     looked: Option<Timestamp>,
     pruned: Option<Timestamp>,
@@ -96,12 +99,24 @@ impl Turn {
         // Both clocks that stand still and clocks that jump back count as time to look.
         let old =
             |last: Option<Timestamp>, span| last.is_none_or(|last| now < last || now.since(last) >= span);
+        if self.seen.is_some_and(|seen| now < seen)
+            && let Some(seen) = self.seen
+        {
+            schedule::clock_was_set_back(engine, now, seen).await?;
+        }
+        self.seen = Some(now);
+        // What goes wrong here must not keep the jobs that there are from being stepped.
         if old(self.looked, Duration::from_secs(1)) {
-            let scheduled = schedule::due(engine).await?;
+            let scheduled = schedule::due(engine).await.unwrap_or_else(|e| {
+                tracing::error!(error = %e, "due renewals could not be scheduled");
+                0
+            });
             self.looked = (scheduled == 0).then_some(now);
         }
         if old(self.pruned, Duration::from_secs(3600)) {
-            schedule::prune(engine).await?;
+            if let Err(e) = schedule::prune(engine).await {
+                tracing::warn!(error = %e, "finished jobs were not pruned");
+            }
             self.pruned = Some(now);
         }
         if self.waiting.is_empty() {
@@ -123,6 +138,12 @@ impl Turn {
     async fn next(&self, engine: &Inner) -> Timestamp {
         let latest = engine.clock.now() + LOOK_AGAIN;
         schedule::next_due(engine).await.map_or(latest, |due| due.min(latest))
+    }
+}
+
+async fn detached(task: tokio::task::JoinHandle<()>) {
+    if let Err(e) = task.await {
+        tracing::error!(error = %e, "a job's task ended badly");
     }
 }
 
@@ -155,7 +176,15 @@ impl Inner {
         let mut batches: Vec<Vec<Held>> = Vec::new();
         let mut groups: HashMap<Box<str>, usize> = HashMap::new();
         for leased in self.store.lease(&request).await? {
-            let held = Held { job: Stored::<Job>::read(&leased.row)?, lease: leased.lease };
+            let job = match Stored::<Job>::read(&leased.row) {
+                Ok(job) => job,
+                // Probably of a newer program. Nobody here can step it, and the others must not wait for it.
+                Err(e) => {
+                    tracing::error!(job = %leased.row.id, error = %e, "a job does not read; it is left alone");
+                    continue;
+                }
+            };
+            let held = Held { job, lease: leased.lease };
             match held.job.group.clone() {
                 None => batches.push(vec![held]),
                 Some(group) => {
@@ -191,11 +220,11 @@ impl Inner {
 
     /// Steps a batch to where it rests. Never fails: what goes wrong is recorded with the jobs.
     pub(super) async fn work_on(self: Arc<Self>, batch: Vec<Held>) {
-        let ids: Vec<Id<Job>> = batch.iter().map(|held| held.job.id.clone()).collect();
-        let cx = self.begin(ids.iter().cloned());
-        let beating = self.clone().heartbeat(batch.clone());
+        let Some(batch) = self.still_held(batch).await else { return };
+        let running = self.begin(&batch);
+        let beating = self.clone().heartbeat(batch.clone(), &running);
         // In a task of its own, so that a panic in a connector is this job's failure and nobody else's.
-        let stepping = tokio::spawn(step(self.clone(), batch.clone(), cx));
+        let stepping = tokio::spawn(step(self.clone(), batch.clone(), running.context()));
         let failure = tokio::select! {
             done = stepping => match done {
                 Ok(result) => result.err(),
@@ -204,118 +233,61 @@ impl Inner {
             () = beating => None,
         };
         if let Some(failure) = failure {
-            self.record_failure(&batch, failure).await;
+            failure::record(&self, &batch, &failure).await;
         }
-        self.end(&ids);
+        self.end(&running);
+    }
+
+    /// The batch, if its leases hold for a good while yet: it may have waited for its turn. The rows may have changed then.
+    async fn still_held(&self, mut batch: Vec<Held>) -> Option<Vec<Held>> {
+        let now = self.clock.now();
+        let fresh =
+            |held: &Held| now + (LEASE - HEARTBEAT) <= held.lease.until && held.lease.until <= now + LEASE;
+        if batch.iter().all(fresh) {
+            return Some(batch);
+        }
+        let leases = batch.iter().map(|held| held.lease.clone()).collect();
+        match self.extend(leases).await {
+            Ok(kept) => batch.retain(|held| kept.contains(&held.lease.id)),
+            Err(e) => {
+                tracing::warn!(error = %e, "leases could not be extended; giving them back");
+                self.give_back([batch]).await;
+                return None;
+            }
+        }
+        (!batch.is_empty()).then_some(batch)
+    }
+
+    /// Extends leases; gives the rows that are still held.
+    async fn extend(&self, leases: Vec<Lease>) -> Result<Vec<Box<str>>> {
+        let now = self.clock.now();
+        let request = LeaseRequest {
+            kind: Job::KIND,
+            seat: self.seat.name().to_owned(),
+            now,
+            until: now + LEASE,
+            what: LeaseWhat::Extend(leases),
+        };
+        Ok(self.store.lease(&request).await?.into_iter().map(|leased| leased.row.id).collect())
     }
 
     /// Extends the leases until they are lost; never returns before.
-    async fn heartbeat(self: Arc<Self>, batch: Vec<Held>) {
-        let leases: Vec<_> = batch.iter().map(|held| held.lease.clone()).collect();
-        loop {
-            self.clock.pause(HEARTBEAT).await;
-            let now = self.clock.now();
-            let request = LeaseRequest {
-                kind: Job::KIND,
-                seat: self.seat.name().to_owned(),
-                now,
-                until: now + LEASE,
-                what: LeaseWhat::Extend(leases.clone()),
-            };
-            match self.store.lease(&request).await {
-                Ok(kept) if kept.len() < leases.len() => {
-                    // Lost, or given back by the job's own last commit. Whoever holds it goes on; here the fence stops it
-                    // at the next commit, and a step that has not written anything stops at once.
-                    for held in &batch {
-                        self.ask_to_stop(&held.job.id);
+    fn heartbeat(self: Arc<Self>, batch: Vec<Held>, running: &Running) -> impl Future<Output = ()> + use<> {
+        let leases: Vec<Lease> = batch.into_iter().map(|held| held.lease).collect();
+        let running = running.clone();
+        async move {
+            loop {
+                self.clock.pause(HEARTBEAT).await;
+                match self.extend(leases.clone()).await {
+                    Ok(kept) if kept.len() < leases.len() => {
+                        // Lost, or given back by the job's own last commit. Whoever holds it goes on; here the fence stops
+                        // it at the next commit, and a step that has not written anything stops at once.
+                        running.ask_to_stop();
+                        std::future::pending::<()>().await;
                     }
-                    std::future::pending::<()>().await;
+                    Ok(_) => {}
+                    Err(e) => tracing::warn!(error = %e, "a job's lease could not be extended"),
                 }
-                Ok(_) => {}
-                Err(e) => tracing::warn!(error = %e, "a job's lease could not be extended"),
-            }
-        }
-    }
-
-    /// Records a failure with every job of the batch that is still held here. Waits for a store that is away.
-    async fn record_failure(&self, batch: &[Held], failure: Failure) {
-        if is_conflict(&failure.error, "lease") {
-            // Somebody else has taken over.
-            return;
-        }
-        for held in batch {
-            let mut failure = Some(Failure {
-                error: failure.error.clone(),
-                step: failure.step.clone(),
-                dead: failure.dead.clone(),
-            });
-            let mut pause = Duration::from_millis(100);
-            while let Some(this) = failure.take() {
-                match self.try_record_failure(held, this).await {
-                    Ok(()) => {}
-                    Err(e) if matches!(e.kind(), ErrorKind::Conflict | ErrorKind::NotFound) => {}
-                    Err(e) => {
-                        tracing::error!(job = %held.job.id, error = %e, "a job's failure could not be recorded yet");
-                        self.clock.pause(pause).await;
-                        pause = (pause * 2).min(Duration::from_secs(10));
-                        failure = Some(Failure { error: e, step: None, dead: None });
-                    }
-                }
-            }
-        }
-    }
-
-    async fn try_record_failure(&self, held: &Held, failure: Failure) -> Result<()> {
-        // On top of whatever the job committed last.
-        let mut held = Held { job: reload(self, &held.job.id).await?, lease: held.lease.clone() };
-        if held.job.state.is_finished() {
-            return Ok(());
-        }
-        let report = failure.error.report();
-        held.job.failures += 1;
-        held.job.last_error = Some(report.clone());
-        let cancelled = failure.error.kind() == ErrorKind::Cancelled;
-        let spread = f64::from(random::bytes::<1>()[0]) / 255.0;
-        let now = self.clock.now();
-        match plan::after_failure(&report, held.job.failures, now, spread) {
-            // Its next step obeys, and says so.
-            _ if cancelled => held.wait_until(now),
-            AfterFailure::Again(at) => held.wait_until(at),
-            AfterFailure::Attention => {
-                held.job.state = JobState::Attention;
-                held.job.due = None;
-            }
-        }
-        let mut parent = None;
-        if held.job.state == JobState::Attention && &*held.job.kind != issue::KIND {
-            parent = held.job.parent.take();
-        }
-        tracing::warn!(job = %held.job.id, kind = %held.job.kind, error = %failure.error, state = held.job.state.as_str(), "a step failed");
-        let action = if held.job.state == JobState::Attention { "job.attention" } else { "job.failed_step" };
-        issue::failed(self, &mut held, failure, action, LeaseUse::Release).await?;
-        if let Some(parent) = parent {
-            self.fail_parent(&parent, &report).await?;
-        }
-        Ok(())
-    }
-
-    /// A child that can't go on takes its parent along.
-    async fn fail_parent(&self, parent: &Id<Job>, report: &crate::ErrorReport) -> Result<()> {
-        loop {
-            let mut parent = reload(self, parent).await?;
-            parent.state = JobState::Attention;
-            parent.last_error = Some(report.clone());
-            let event = crate::records::AuditEvent::new(
-                self.clock.now(),
-                &crate::Actor::engine(),
-                "job.attention",
-                parent.certificate.as_str(),
-            )
-            .with("job", parent.id.as_str())
-            .with("error", report.message.as_str());
-            match self.commit(crate::store::Change::new(event).update(&parent)?).await {
-                Err(e) if is_conflict(&e, "version") => {}
-                done => return done.map(drop),
             }
         }
     }

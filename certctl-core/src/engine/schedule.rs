@@ -81,6 +81,36 @@ pub(crate) async fn next_due(engine: &Inner) -> Result<Timestamp> {
     Ok(job.unwrap_or(never).min(renewal.unwrap_or(never)))
 }
 
+/// What was due by the clock as it was, `seen`, is due by the clock as it is: a job does not wait until a clock that was wrong
+/// would be right. Where two processes do this at the same time, one of them is enough.
+pub(crate) async fn clock_was_set_back(engine: &Inner, now: Timestamp, seen: Timestamp) -> Result<()> {
+    let mut after = None;
+    loop {
+        let query = Query::of::<Job>()
+            .filter("place", Test::Equal, Place::HERE)
+            .filter("due", Test::Greater, now)
+            .filter("due", Test::AtMost, seen)
+            .order("due", Direction::Ascending)
+            .limit(PAGE)
+            .after(after);
+        let (jobs, next): (Vec<Stored<Job>>, _) = engine.store.list(query).await?;
+        for mut job in jobs {
+            job.due = Some(now);
+            let event =
+                AuditEvent::new(now, &Actor::engine(), "job.clock_set_back", job.certificate.as_str())
+                    .with("job", job.id.as_str());
+            match engine.commit(Change::new(event).update(&job)?).await {
+                Err(e) if e.kind() != ErrorKind::Conflict => return Err(e),
+                _ => {}
+            }
+        }
+        if next.is_none() {
+            return Ok(());
+        }
+        after = next;
+    }
+}
+
 /// Deletes finished jobs that are old.
 pub(crate) async fn prune(engine: &Inner) -> Result<()> {
     let now = engine.clock.now();

@@ -35,7 +35,7 @@ impl JobWatch {
             let resting = |job: &Stored<Job>| match job.state {
                 JobState::Ready => job.due.is_none_or(|due| due > now),
                 JobState::Waiting => false,
-                JobState::Attention | JobState::Done | JobState::Cancelled => true,
+                JobState::Attention | JobState::Done | JobState::Failed | JobState::Cancelled => true,
             };
             if jobs.iter().all(resting) {
                 return self.engine.store.read(&self.certificate).await;

@@ -2,7 +2,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Csr, Handle, Id, Identified, Key, SubjectAltName, Timestamp,
-    records::{IssuerRecord, Placement},
+    records::{Certificate, IssuerRecord, KeyPolicy, Placement, Profile},
     store::{Column, ColumnValue, Kind, Record, columns_of},
 };
 
@@ -17,9 +17,16 @@ pub struct Attempt {
     pub issuer: Id<IssuerRecord>,
     /// The names that were asked for.
     pub names: Vec<SubjectAltName>,
+    /// The subject's common name that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub common_name: Option<String>,
+    /// What was asked for besides.
+    #[serde(default)]
+    pub profile: Profile,
     /// The request.
     pub csr: Csr,
-    /// The key of the request, where this program or its agent holds it.
+    /// The key of the request, where this program or its agent holds it; none once it was destroyed because nothing came
+    /// of the attempt.
     pub key: Option<Id<Key>>,
     /// Randomness for whatever the issuer derives from the attempt, in hex.
     pub seed: [u8; 20],
@@ -29,6 +36,22 @@ pub struct Attempt {
     pub handle: Option<Handle>,
     /// What became of it.
     pub state: AttemptState,
+}
+
+impl Attempt {
+    /// Whether this is what the certificate's record wants: if it was changed since, another attempt is due.
+    pub fn asks_for(&self, certificate: &Certificate) -> bool {
+        let key = match &certificate.key {
+            KeyPolicy::Made { algorithm, .. } => {
+                self.key.is_some() && self.csr.public_key().kind() == algorithm.kind()
+            }
+            KeyPolicy::External { csr } => *csr == self.csr,
+        };
+        key && self.issuer == certificate.issuer
+            && self.names == certificate.names
+            && self.common_name == certificate.common_name
+            && self.profile == certificate.profile
+    }
 }
 
 /// What became of an attempt.

@@ -68,6 +68,8 @@ pub enum JobState {
     Attention,
     /// It ended well.
     Done,
+    /// It failed for good, and the job that waited for it has taken over; `last_error` says why.
+    Failed,
     /// It was stopped before it wrote anything.
     Cancelled,
 }
@@ -80,13 +82,14 @@ impl JobState {
             Self::Waiting => "waiting",
             Self::Attention => "attention",
             Self::Done => "done",
+            Self::Failed => "failed",
             Self::Cancelled => "cancelled",
         }
     }
 
     /// Whether nothing more will happen to it.
     pub fn is_finished(self) -> bool {
-        matches!(self, Self::Done | Self::Cancelled)
+        matches!(self, Self::Done | Self::Failed | Self::Cancelled)
     }
 }
 
