@@ -16,7 +16,7 @@ use crate::{
         Attempt, AttemptState, Certificate, Deployment, JobState, KeyPolicy, Placement, RenewalPolicy,
         Version,
     },
-    store::{Change, LeaseUse, Query, StoreExt, Stored, Test},
+    store::{Change, ColumnValue, LeaseUse, Query, StoreExt, Stored, Test},
     worker::{MemoryJournal, Work},
 };
 
@@ -127,8 +127,12 @@ struct Forgotten {
 
 /// Destroys the keys that nothing needs any more: those of replaced versions, and of attempts that came to nothing.
 async fn forget_keys(engine: &Inner, cx: &Context, placement: &Placement) -> Result<Forgotten> {
-    let mut versions: Vec<Stored<Version>> =
-        engine.store.list_by("placement", (&placement.id).into()).await?;
+    // Those whose keys are still there: the newest, and seldom more than one before it.
+    let live = Query::of::<Version>()
+        .filter("placement", Test::Equal, &placement.id)
+        .filter("live_key", Test::NotEqual, ColumnValue::Null)
+        .limit(1_000);
+    let (mut versions, _) = engine.store.list::<Version>(live).await?;
     let failed = Query::of::<Attempt>()
         .filter("placement", Test::Equal, &placement.id)
         .filter("state", Test::Equal, AttemptState::Failed.as_str())

@@ -24,6 +24,8 @@ use crate::{
 const LEASE: Duration = Duration::from_secs(60);
 /// How often a sign of life is given.
 const HEARTBEAT: Duration = Duration::from_secs(20);
+/// How long changes are gathered while jobs are being stepped.
+const BREATH: Duration = Duration::from_millis(3);
 /// How long at most the loop sleeps: what another process on the same store wrote does not wake it.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
@@ -54,12 +56,21 @@ impl Engine {
             }
             let full = tasks.len() >= inner.at_once;
             let more = !full && turn.has_more();
-            let next = if full || more { inner.clock.now() } else { turn.next(inner).await };
+            let next = match tasks.is_empty() && !more {
+                true => turn.next(inner).await,
+                // Whatever ends wakes this loop.
+                false => inner.clock.now() + LOOK_AGAIN,
+            };
             tokio::select! {
                 biased;
                 () = &mut until => break,
                 Some(done) = tasks.join_next(), if !tasks.is_empty() => report(done),
-                _ = changes.changed(), if !full => {}
+                _ = changes.changed(), if !full => {
+                    // Where one thing happens, more does: one look for all of it.
+                    if !tasks.is_empty() {
+                        inner.clock.pause(BREATH).await;
+                    }
+                }
                 () = inner.clock.sleep_until(next), if !full && !more => {}
                 // Should the wall clock be set back meanwhile, that would be a long sleep.
                 () = inner.clock.pause(LOOK_AGAIN), if !full && !more => {}

@@ -88,7 +88,7 @@ impl Record for Attempt {
         version: 1,
         columns: &[Column::text("placement"), Column::text("state")],
         unique: &[],
-        indexes: &[&["placement"]],
+        indexes: &[&["placement", "state"]],
         leasing: None,
         columns_of: columns_of::<Self>,
         upgrade: Self::upgrade,

@@ -266,7 +266,7 @@ impl Record for Version {
         ],
         // An attempt gives one version, and an issuer no serial twice.
         unique: &[&["attempt"], &["issuer", "serial"]],
-        indexes: &[&["certificate"], &["placement"], &["fingerprint"]],
+        indexes: &[&["certificate"], &["placement", "live_key"], &["fingerprint"]],
         leasing: None,
         columns_of: columns_of::<Self>,
         upgrade: Self::upgrade,
