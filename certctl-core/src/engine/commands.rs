@@ -1,7 +1,7 @@
 //! What somebody can ask of the engine. Each command checks the actor, writes rows, and leaves the rest to the job loop.
 
 use crate::{
-    Actor, Error, ErrorKind, Id, Permission, Result, Retry, X509Certificate,
+    Actor, Effect, Error, ErrorKind, Id, Permission, Result, Retry, X509Certificate,
     engine::{
         CertificateSpec, Engine, EventStream, Inner, JobWatch, deploy, issue, plan,
         spec::{self, Wanted},
@@ -62,7 +62,8 @@ impl Engine {
             let mut change = Change::new(event(inner, actor, "renewal.requested", &certificate.id));
             let mut jobs = Vec::new();
             for mut placement in placements(inner, &certificate.id).await? {
-                change = start_issue(inner, change, &mut placement, &mut jobs, true).await?;
+                let how = Join { insist: true, ..Join::default() };
+                change = start_issue(inner, change, &mut placement, &mut jobs, how).await?;
             }
             inner.commit(change).await?;
             Ok(self.watch(certificate.into_inner().id, jobs))
@@ -83,7 +84,8 @@ impl Engine {
             let mut jobs = Vec::new();
             for placement in placements(inner, &certificate.id).await? {
                 let version = placement.version.as_ref().ok_or_else(|| not_issued(&certificate))?;
-                change = start_deploys(inner, change, &placement, version, &mut jobs, true).await?;
+                let deployments = inner.store.list_by("placement", (&placement.id).into()).await?;
+                change = start_deploys(inner, change, deployments, version, &mut jobs, true).await?;
             }
             inner.commit(change).await?;
             Ok(self.watch(certificate.into_inner().id, jobs))
@@ -138,8 +140,22 @@ impl Engine {
             let change = Change::new(
                 event(inner, actor, "job.retried", &job.certificate).with("job", job.id.as_str()),
             );
-            deploy::kick(inner, &mut job);
-            inner.commit(change.update(&job)?).await?;
+            if job.state == JobState::Waiting {
+                // Those that it waits for are what can be hurried.
+                let children: Vec<Stored<Job>> = inner.store.list_by("parent", (&job.id).into()).await?;
+                let mut change = change;
+                for mut child in children {
+                    if child.state == JobState::Ready && child.due.is_some_and(|due| due > inner.clock.now())
+                    {
+                        deploy::kick(inner, &mut child);
+                        change = change.update(&child)?;
+                    }
+                }
+                inner.commit(change).await?;
+            } else {
+                deploy::kick(inner, &mut job);
+                inner.commit(change.update(&job)?).await?;
+            }
             Ok(self.watch(job.certificate.clone(), vec![job.id.clone()]))
         })
         .await
@@ -354,15 +370,13 @@ async fn update(
 
     let action = if changed { "certificate.changed" } else { "certificate.ensured" };
     let mut change = Change::new(event(inner, actor, action, &certificate.id));
-    if changed {
-        certificate.updated = now;
-        change = change.update(&certificate)?;
-    }
     let mut writes = changed;
     for mut placement in placements(inner, &certificate.id).await? {
         let deployments: Vec<Stored<Deployment>> =
             inner.store.list_by("placement", (&placement.id).into()).await?;
-        for gone in deployments.iter().filter(|d| !certificate.targets.contains(&d.target)) {
+        let (deployments, gone): (Vec<_>, Vec<_>) =
+            deployments.into_iter().partition(|d| certificate.targets.contains(&d.target));
+        for gone in &gone {
             change = change.delete(gone);
             writes = true;
         }
@@ -374,10 +388,12 @@ async fn update(
             .collect();
 
         let due = placement.renew_at.is_some_and(|at| at <= now);
-        let renew = placement.version.is_none() || due || plan::needs_new_version(&known, &certificate);
+        let other = plan::needs_new_version(&known, &certificate);
+        let renew = placement.version.is_none() || due || other;
         if placement.job.is_some() || renew {
+            let how = Join { insist: false, other, touch: !fresh.is_empty() };
             placement.holder = holder(&certificate.key);
-            change = start_issue(inner, change, &mut placement, jobs, false).await?;
+            change = start_issue(inner, change, &mut placement, jobs, how).await?;
             writes = true;
         }
         let version = if renew { None } else { placement.version.clone() };
@@ -395,9 +411,18 @@ async fn update(
             && placement.job.is_none()
         {
             let before = jobs.len();
-            change = start_deploys(inner, change, &placement, version, jobs, false).await?;
+            change = start_deploys(inner, change, deployments, version, jobs, false).await?;
             writes |= jobs.len() > before;
         }
+    }
+    if changed && jobs.is_empty() && certificate.status == CertificateStatus::Partial {
+        // What it was partial for has gone, and nothing is left that could say so.
+        certificate.status = CertificateStatus::Active;
+        certificate.reason = None;
+    }
+    if changed {
+        certificate.updated = now;
+        change = change.update(&certificate)?;
     }
     if writes {
         inner.commit(change).await?;
@@ -405,15 +430,26 @@ async fn update(
     Ok(certificate.into_inner().id)
 }
 
+/// How a job that is open is joined.
+#[derive(Clone, Copy, Debug, Default)]
+struct Join {
+    /// Somebody asks for just that.
+    insist: bool,
+    /// Something else is wanted than what the job failed at.
+    other: bool,
+    /// Targets are added: the job has to notice, so that it sends the version to them as well.
+    touch: bool,
+}
+
 /// Adds a job that issues, or joins the one that is open. An open one that waits for a later try, or for a person, is taken
-/// up if its CA was never asked, or if somebody asks for just that (`insist`): a program that is started over and over must
-/// not order over and over.
+/// up if its CA was never asked, if it was asked for something else and has refused, or if somebody asks for just that: a
+/// program that is started over and over must not order over and over.
 async fn start_issue(
     inner: &Inner,
-    change: Change,
+    mut change: Change,
     placement: &mut Stored<Placement>,
     jobs: &mut Vec<Id<Job>>,
-    insist: bool,
+    how: Join,
 ) -> Result<Change> {
     if let Some(open) = &placement.job
         && let Some(mut job) = inner.store.find::<Job>(open).await?
@@ -421,11 +457,13 @@ async fn start_issue(
     {
         jobs.push(job.id.clone());
         let waits = job.state == JobState::Attention || job.failures > 0;
-        if (insist || issue::never_asked(&job)) && waits && job.state != JobState::Waiting {
+        let lost = job.last_error.as_ref().is_some_and(|e| e.effect == Effect::Unknown);
+        let take_up = how.insist || issue::never_asked(&job) || (how.other && !lost);
+        if take_up && waits && job.state != JobState::Waiting {
             deploy::kick(inner, &mut job);
-            return change.update(&job);
+            change = change.update(&job)?;
         }
-        return Ok(change);
+        return if how.touch { change.update(placement) } else { Ok(change) };
     }
     let job = issue::job(inner, placement)?;
     placement.job = Some(job.id.clone());
@@ -439,13 +477,11 @@ async fn start_issue(
 async fn start_deploys(
     inner: &Inner,
     mut change: Change,
-    placement: &Placement,
+    deployments: Vec<Stored<Deployment>>,
     version: &Id<Version>,
     jobs: &mut Vec<Id<Job>>,
     insist: bool,
 ) -> Result<Change> {
-    let deployments: Vec<Stored<Deployment>> =
-        inner.store.list_by("placement", (&placement.id).into()).await?;
     for mut deployment in deployments {
         if deployment.wanted.as_ref() != Some(version) {
             deployment.wanted = Some(version.clone());
