@@ -10,6 +10,7 @@
     unreachable_pub
 )]
 
+mod failures;
 mod life;
 mod nginx;
 mod server;
