@@ -11,6 +11,7 @@
 )]
 
 mod demo;
+mod failures;
 mod life;
 mod nginx;
 mod readme;

@@ -68,7 +68,7 @@ impl Nginx {
         let conf = format!(
             "{root}worker_processes 2;\npid {dir}/nginx.pid;\nerror_log {dir}/logs/error.log;\nevents {{ worker_connections 512; }}\n\
              http {{ access_log off; client_body_temp_path {dir}/t1; proxy_temp_path {dir}/t2; fastcgi_temp_path {dir}/t3; \
-             uwsgi_temp_path {dir}/t4; scgi_temp_path {dir}/t5;\n{extra}\n{servers} }}\n"
+             uwsgi_temp_path {dir}/t4; scgi_temp_path {dir}/t5;\n{servers}\n{extra} }}\n"
         );
         std::fs::write(self.dir.join("nginx.conf"), conf).unwrap();
     }
@@ -122,10 +122,53 @@ impl Nginx {
         }
     }
 
+    /// Reloads, and waits until this leaf is served: workers are exchanged one after the other.
+    pub async fn reload_until(&self, name: &str, leaf: &certctl::X509Certificate) {
+        assert!(self.run("-s reload").status.success());
+        let mut streak = 0;
+        for _ in 0..10_000 {
+            let shown = self.served(name).await.is_some_and(|served| served.leaf() == leaf);
+            streak = if shown { streak + 1 } else { 0 };
+            if streak == 5 {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+        panic!("nginx does not serve what it was reloaded with");
+    }
+
     fn run(&self, rest: &str) -> std::process::Output {
         let line = self.command(rest);
         let mut words = line.split(' ').skip(1);
         Command::new(nginx_program().unwrap()).args(&mut words).stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// A script beside the configuration, for what a command line alone can't do.
+    pub fn script(&self, name: &str, body: &str) -> String {
+        use std::os::unix::fs::PermissionsExt;
+        let path = self.dir.join(name);
+        std::fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    /// Where certificates and keys are.
+    pub fn tls(&self) -> PathBuf {
+        self.dir.join("tls")
+    }
+
+    /// The names of what lies beside the pairs, dot-files and all.
+    pub fn listing(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.tls()).unwrap();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    /// The process id of the master, if there is one.
+    pub fn pid(&self) -> Option<String> {
+        Some(std::fs::read_to_string(self.dir.join("nginx.pid")).ok()?.trim().to_owned())
     }
 
     pub fn stop(&self) {
