@@ -10,8 +10,10 @@
     unreachable_pub
 )]
 
+mod input;
 mod life;
 mod nginx;
 mod readme;
 mod server;
+mod stored;
 mod world;
