@@ -12,8 +12,10 @@
 
 mod demo;
 mod failures;
+mod input;
 mod life;
 mod nginx;
 mod readme;
 mod server;
+mod stored;
 mod world;
