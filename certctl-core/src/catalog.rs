@@ -112,6 +112,9 @@ impl Catalog {
     }
 }
 
+/// The `reason` of a connector that was declared by a program that does not any more: trying again does not help.
+pub(crate) const UNDECLARED: &str = "undeclared";
+
 fn undeclared(noun: &str, name: &str) -> Error {
     Error::new(
         ErrorKind::Precondition,

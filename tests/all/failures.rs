@@ -32,8 +32,9 @@ pub fn probe(nginx: &Nginx) -> Probe {
 
 /// A certificate in service on a real nginx, and a renewal that goes wrong.
 struct Scene {
-    world: World,
+    // Stopped before its directory goes.
     nginx: Nginx,
+    world: World,
     config: Config,
     write: WriteMode,
     fault: Arc<FaultHost>,
@@ -61,7 +62,8 @@ impl Scene {
     async fn engine(&self) -> Engine {
         let mut home = self.world.home().await;
         home.hosts = Arc::new(OneHost(self.fault.clone()));
-        let target = TargetDeclaration::from(self.config.clone()).probe_with(probe(&self.nginx)).write(self.write);
+        let target =
+            TargetDeclaration::from(self.config.clone()).probe_with(probe(&self.nginx)).write(self.write);
         let builder = Engine::builder(home).issuer("local", certctl::issuers::LocalCa::default());
         builder.target("web", target).build().await.unwrap()
     }
@@ -176,7 +178,9 @@ impl Mount {
         let files: Vec<_> = fs::read_dir(dir)
             .unwrap()
             .map(|entry| entry.unwrap())
-            .map(|entry| (entry.path(), fs::read(entry.path()).unwrap(), entry.metadata().unwrap().permissions()))
+            .map(|entry| {
+                (entry.path(), fs::read(entry.path()).unwrap(), entry.metadata().unwrap().permissions())
+            })
             .collect();
         let mount = Self::new(&["-t", "tmpfs", "-o", &format!("size={}k,mode=755", count * 4), "tmpfs"], dir);
         for (path, content, permissions) in files {
@@ -221,7 +225,11 @@ async fn the_check_refuses_the_new_pair() {
     let failed = scene.fails(&engine).await;
     assert_eq!(context(&failed.error, "step"), "validate");
     assert_eq!(context(&failed.error, "command"), scene.nginx.command("-t"));
-    assert!(failed.error.message.contains("key values mismatch"), "what nginx said: {}", failed.error.message);
+    assert!(
+        failed.error.message.contains("key values mismatch"),
+        "what nginx said: {}",
+        failed.error.message
+    );
 
     scene.nginx.configure(&["web"], "");
     scene.mended(&engine).await;
@@ -534,7 +542,11 @@ async fn a_rollback_that_fails_names_the_snapshot_and_keeps_it() {
     assert!(failed.error.message.contains("the rollback failed"), "{}", failed.error.message);
     assert_eq!(context(&failed.error, "step"), "validate", "what led there is still said");
     for (number, content) in pair.iter().enumerate() {
-        assert_eq!(&fs::read(place.join(number.to_string())).unwrap(), content, "the snapshot has the old pair");
+        assert_eq!(
+            &fs::read(place.join(number.to_string())).unwrap(),
+            content,
+            "the snapshot has the old pair"
+        );
     }
     let served = scene.nginx.served("web").await.expect("nginx is up");
     assert_eq!(served.leaf(), scene.old.leaf(), "it never read the new pair");
@@ -545,7 +557,11 @@ async fn a_rollback_that_fails_names_the_snapshot_and_keeps_it() {
     assert_eq!(deployment(&engine, &certificate).await.state, DeploymentState::RollbackFailed);
     let again = engine.deploy(&me(), "web").await.unwrap().step().await.unwrap();
     assert_eq!(deployment(&engine, &again).await.state, DeploymentState::RollbackFailed);
-    assert_eq!(fs::read(place.join("1")).unwrap(), pair[1], "the last copy of the old key is not thrown away");
+    assert_eq!(
+        fs::read(place.join("1")).unwrap(),
+        pair[1],
+        "the last copy of the old key is not thrown away"
+    );
 
     // The way back is free again, though the way forward is not: the old pair comes back.
     scene.fault.reset();

@@ -13,7 +13,6 @@
 mod demo;
 mod failures;
 mod input;
-mod life;
 mod nginx;
 mod readme;
 mod server;

@@ -294,7 +294,8 @@ async fn an_endpoint_elsewhere_never_rolls_back() {
     let closed = format!("127.0.0.1:{}", free_port());
     let elsewhere = [balancer.endpoint(), closed.clone()].map(|e| e.parse().unwrap()).to_vec();
     let asked = Probe { elsewhere, ..probe(&nginx) };
-    let engine = world.builder().await.target("web", TargetDeclaration::from(nginx.config("web")).probe_with(asked));
+    let engine =
+        world.builder().await.target("web", TargetDeclaration::from(nginx.config("web")).probe_with(asked));
     let engine = engine.build().await.unwrap();
     let certificate = engine.ensure(&me(), web()).await.unwrap();
     assert_active(&certificate);
@@ -314,7 +315,8 @@ async fn an_endpoint_elsewhere_never_rolls_back() {
     balancer.reload_until("web", served.leaf()).await;
     let asked = Probe { elsewhere: vec![balancer.endpoint().parse().unwrap()], ..probe(&nginx) };
     drop(engine);
-    let engine = world.builder().await.target("web", TargetDeclaration::from(nginx.config("web")).probe_with(asked));
+    let engine =
+        world.builder().await.target("web", TargetDeclaration::from(nginx.config("web")).probe_with(asked));
     let engine = engine.build().await.unwrap();
     let certificate = engine.ensure(&me(), web()).await.unwrap();
     assert_proved(&*crate::world::deployment(&engine, &certificate).await);

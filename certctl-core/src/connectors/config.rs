@@ -31,6 +31,10 @@ pub(super) fn read_and_check<C: DeserializeOwned + JsonSchema>(
     config: &Value,
     check: impl Fn(&C) -> Vec<Violation>,
 ) -> Result<C> {
+    // serde would read a list as the fields in their order: nobody means that.
+    if !config.is_object() && schemars::schema_for!(C).get("type").is_some_and(|kind| kind == "object") {
+        return Err(Error::invalid_field("", "this is not an object", "write {\"field\": value, ...}"));
+    }
     let mut reading = Reading::of(config);
     let Some(read) = reading.read::<C>() else {
         reading.note_missing(&schemars::schema_for!(C));

@@ -156,6 +156,11 @@ pub trait TargetConfigExt: TargetConfig + Sized {
         TargetDeclaration::from(self).probe(endpoints)
     }
 
+    /// See [`TargetDeclaration::probe_with`].
+    fn probe_with(self, probe: Probe) -> TargetDeclaration {
+        TargetDeclaration::from(self).probe_with(probe)
+    }
+
     /// See [`TargetDeclaration::place`].
     fn place(self, place: Place) -> TargetDeclaration {
         TargetDeclaration::from(self).place(place)

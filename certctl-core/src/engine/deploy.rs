@@ -8,6 +8,7 @@ use tokio::sync::Mutex;
 
 use crate::{
     Actor, Context, Effect, Error, ErrorKind, ErrorReport, Id, Result, Retry,
+    catalog::UNDECLARED,
     engine::{
         Inner,
         held::{Held, is_conflict, is_stale, reload},
@@ -324,7 +325,9 @@ async fn conclude(engine: &Inner, one: &mut One, spread: f64) -> Result<bool> {
 /// What stands in the way of a deployment is on a machine where somebody may mend it: it is worth another try, unless the
 /// input itself is wrong.
 fn retryable(error: &ErrorReport) -> ErrorReport {
+    let undeclared = error.context.iter().any(|(key, value)| key == "reason" && value == UNDECLARED);
     let retry = match (error.kind, error.retry) {
+        (_, retry) if undeclared => retry,
         (ErrorKind::Invalid | ErrorKind::Unsupported | ErrorKind::Denied, retry) => retry,
         (_, Retry::Never) => Retry::Backoff,
         (_, retry) => retry,

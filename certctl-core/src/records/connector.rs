@@ -116,10 +116,11 @@ impl Probe {
                 "give 1 to 20; 3 is usual",
             ));
         }
-        if !(Lifetime::secs(1)..=Lifetime::secs(600)).contains(&self.deadline) {
+        let shortest = Lifetime::from(std::time::Duration::from_millis(100));
+        if !(shortest..=Lifetime::secs(600)).contains(&self.deadline) {
             violations.push(Violation::new(
                 format!("{pointer}/deadline"),
-                "the deadline is under a second or over ten minutes",
+                "the deadline is under 100 milliseconds or over ten minutes",
                 "write it like 10s",
             ));
         }

@@ -295,7 +295,7 @@ fn uri(text: &str) -> Result<String, Refusal> {
     let Some((scheme, rest)) = scheme(text) else {
         return refuse("has no scheme", "give a URI such as spiffe://example.org/web");
     };
-    if rest.is_empty() {
+    if rest.trim_matches('/').is_empty() {
         return refuse("is a scheme alone", "give a URI such as spiffe://example.org/web");
     }
     if rest.bytes().all(|b| b.is_ascii_digit()) {

@@ -1,1 +1,0 @@
-//! Life without a server.
