@@ -122,4 +122,5 @@ fn undeclared(noun: &str, name: &str) -> Error {
             "the {noun} {name} was declared by a program, and this one does not: declare it again, or store it"
         ),
     )
+    .with("reason", UNDECLARED)
 }
