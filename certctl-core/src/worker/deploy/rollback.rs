@@ -29,7 +29,8 @@ pub(super) async fn roll_back(cx: &Context, runs: &mut [&mut Run<'_>], error: &E
         };
         run.report.outcome = outcome;
         run.report.unfinished = outcome == DeployOutcome::RollbackFailed;
-        run.report.error = Some(error.report());
+        // Where another member of the unit is the culprit, the error names that already.
+        run.report.error = Some(error.with("target", &run.member.item.target.name).report());
     }
 }
 
