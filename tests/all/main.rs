@@ -11,8 +11,10 @@
 )]
 
 mod demo;
+mod issuers;
 mod life;
 mod nginx;
 mod readme;
+mod rig;
 mod server;
 mod world;
