@@ -13,8 +13,10 @@
 mod demo;
 mod failures;
 mod input;
+mod issuers;
 mod nginx;
 mod readme;
+mod rig;
 mod server;
 mod stored;
 mod world;

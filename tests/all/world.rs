@@ -79,6 +79,18 @@ pub async fn all_jobs(engine: &Engine) -> Vec<Stored<Job>> {
     engine.store().list(certctl::store::Query::of::<Job>().limit(1000)).await.unwrap().0
 }
 
+/// Waits until `check` holds, looking whenever something was committed here.
+pub async fn eventually(engine: &Engine, what: &str, check: impl AsyncFn() -> bool) {
+    let mut events = engine.events();
+    let waiting = async {
+        while !check().await {
+            events.next().await;
+        }
+    };
+    let timely = tokio::time::timeout(std::time::Duration::from_secs(30), waiting).await;
+    assert!(timely.is_ok(), "{what} did not come");
+}
+
 /// Runs the engine's loop in the background until dropped or stopped.
 pub struct Running {
     stop: Option<tokio::sync::oneshot::Sender<()>>,

@@ -12,3 +12,4 @@ pub mod notifier;
 pub mod state;
 pub mod store;
 pub mod target;
+pub mod worker;
