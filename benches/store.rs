@@ -7,19 +7,20 @@
 
 use std::time::{Duration, Instant};
 
-use certctl_connectors::stores::SqliteStore;
-use certctl_core::{
-    Actor, Result, Timestamp,
-    records::AuditEvent,
-    store::{
-        Change, Column, ColumnValue, Direction, Kind, LeaseRequest, LeaseWhat, Leasing, Query, Record,
-        Select, Store, StoreExt, Stored, Test, columns_of,
+use certctl::{
+    Actor, Id, KeyAlgorithm, Result, SerialNumber, SubjectAltName, Timestamp,
+    records::{
+        AuditEvent, Certificate, CertificateStatus, Holder, IssuerRecord, Job, JobState, KINDS, KeyPolicy,
+        Place, Placement, Profile, RenewalPolicy,
     },
+    store::{
+        Change, Direction, LeaseRequest, LeaseWhat, Query, Record, Select, Store, StoreExt, Stored, Test,
+    },
+    stores::SqliteStore,
 };
-use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
 
 const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
-const DAY: i64 = 86_400_000;
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -27,26 +28,26 @@ async fn main() -> Result<()> {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("certs.db");
     let store = SqliteStore::open(&path).await?;
-    Store::open(&store, &[Certificate::KIND, Job::KIND]).await?;
+    Store::open(&store, KINDS).await?;
 
     let begin = Instant::now();
     fill(&store, rows).await?;
     let size = path.metadata().unwrap().len() / 1_000_000;
     println!("{rows} certificates written in {:.1} s, {size} MB\n", begin.elapsed().as_secs_f64());
 
-    let due = Query::of::<Certificate>()
+    let due = Query::of::<Placement>()
         .filter("renew_at", Test::AtMost, NOW)
         .order("renew_at", Direction::Ascending);
-    let due_ids = due.clone().limit(1000).select(Select::Ids);
+    let due = due.limit(1000);
+    let due_ids = due.clone().select(Select::Ids);
     let times = timed(50, || store.query(&due_ids)).await?;
     report("due-scan of 1,000 ids", &times, Goal::Within(Duration::from_millis(1)));
-    let due_rows = due.clone().limit(1000);
-    let times = timed(20, || store.query(&due_rows)).await?;
+    let times = timed(20, || store.query(&due)).await?;
     report("due-scan of 1,000 rows", &times, Goal::None);
 
     let active = Query::of::<Certificate>()
         .filter("status", Test::Equal, "active")
-        .filter("issuer", Test::Equal, "iss-3")
+        .filter("issuer", Test::Equal, &issuer(3))
         .order("not_after", Direction::Descending);
     let times = timed(50, || store.query(&active)).await?;
     report("page of 100, filtered and sorted", &times, Goal::Within(Duration::from_millis(5)));
@@ -62,12 +63,13 @@ async fn main() -> Result<()> {
     report("counts by status", &times, Goal::Within(Duration::from_millis(5)));
 
     let jobs = (rows / 10).max(1);
-    for (at_once, goal) in [(1, Goal::None), (4, Goal::Rate { of: jobs, a_second: 20_000 })] {
+    // The engine waits for each change before it makes the next one.
+    for (at_once, how) in [(1, "one by one"), (4, "four at once")] {
         let mut times = Vec::new();
         for _ in 0..2 {
-            times.push(create_jobs(&store, &due_rows, jobs, at_once).await?);
+            times.push(create_jobs(&store, &due, jobs, at_once).await?);
         }
-        report(&format!("creation of {jobs} due jobs, by {at_once}"), &times, goal);
+        report(&format!("{jobs} due jobs, {how}"), &times, Goal::Rate { of: jobs, a_second: 20_000 });
     }
 
     let claims = (jobs / 100).clamp(1, 200);
@@ -94,36 +96,41 @@ fn rows() -> usize {
 async fn fill(store: &SqliteStore, rows: usize) -> Result<()> {
     let all: Vec<usize> = (0..rows).collect();
     for some in all.chunks(5_000) {
-        store
-            .commit(some.iter().try_fold(change(), |change, n| change.insert(&Certificate::new(*n, rows)))?)
-            .await?;
+        let mut change = change();
+        for n in some {
+            let certificate = certificate(*n, rows)?;
+            let placement = placement(&certificate);
+            change = change.insert(&certificate)?.insert(&placement)?;
+        }
+        store.commit(change).await?;
     }
     Ok(())
 }
 
-/// What the engine does where renewals are due: a job for each certificate, which is not looked at again before long.
-/// Up to `at_once` changes of 1,000 are on their way.
+/// What the engine does where renewals are due: a job for each placement, which is not due any more. Up to `at_once` changes
+/// of 1,000 are on their way.
 async fn create_jobs(store: &SqliteStore, due: &Query, jobs: usize, at_once: usize) -> Result<Duration> {
     let begin = Instant::now();
     let mut created = 0;
-    let mut commits = tokio::task::JoinSet::new();
+    let mut commits = JoinSet::new();
     let mut query = due.clone();
     while created < jobs {
-        let (mut certificates, next) =
-            store.list::<Certificate>(query.clone().limit((jobs - created).min(1000))).await?;
+        let (mut placements, next) =
+            store.list::<Placement>(query.clone().limit((jobs - created).min(1000))).await?;
         query.after = next;
-        if certificates.is_empty() {
+        if placements.is_empty() {
             break;
         }
         // Ids grow with the time.
         let at = NOW + begin.elapsed();
         let mut all = change();
-        for certificate in &mut certificates {
-            all = all.insert(&Job::new(certificate, at))?;
-            certificate.renew_at += 30 * DAY;
-            all = all.update(certificate)?;
+        for placement in &mut placements {
+            let job = job(placement, at);
+            placement.job = Some(job.id.clone());
+            placement.renew_at = None;
+            all = all.update(placement)?.insert(&job)?;
         }
-        created += certificates.len();
+        created += placements.len();
         let store = store.clone();
         commits.spawn(async move { store.commit(all).await });
         if commits.len() >= at_once {
@@ -133,7 +140,7 @@ async fn create_jobs(store: &SqliteStore, due: &Query, jobs: usize, at_once: usi
     while let Some(committed) = commits.join_next().await {
         committed.unwrap()?;
     }
-    assert_eq!(created, jobs, "enough certificates are due");
+    assert_eq!(created, jobs, "enough placements are due");
     Ok(begin.elapsed())
 }
 
@@ -178,140 +185,76 @@ fn change() -> Change {
     Change::new(AuditEvent::new(NOW, &Actor::engine(), "bench.step", "none"))
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Certificate {
-    id: String,
-    name: String,
-    status: String,
-    issuer: String,
-    not_after: i64,
-    renew_at: i64,
-    names: Vec<String>,
-    serial: String,
-    fingerprint: String,
-    notes: String,
-}
-
-impl Certificate {
-    fn new(n: usize, of: usize) -> Self {
-        let spread = n.wrapping_mul(7_919) % 100_003;
-        let status = match n % 20 {
-            0..16 => "active",
-            16 | 17 => "pending",
-            18 => "revoked",
-            _ => "attention",
-        };
-        // Issued one after the other in thirty days, and renewed in that order but for a day of jitter. Those of the
-        // first sixteen days are due.
-        let n_of = i64::try_from(n).unwrap() * 30 * DAY / i64::try_from(of).unwrap();
-        let jitter = i64::try_from(spread).unwrap() * DAY / 100_003;
-        let renew_at = NOW.as_millis() + n_of + jitter - 17 * DAY;
-        Self {
-            id: format!("mc-{n:023}"),
-            name: format!("service-{n}"),
-            status: status.to_owned(),
-            issuer: format!("iss-{}", spread % 10),
-            not_after: renew_at + 30 * DAY,
-            renew_at,
-            names: (0..3).map(|k| format!("service-{n}-{k}.internal.example.com")).collect(),
-            serial: format!("{:032x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
-            fingerprint: format!("{n:064x}"),
-            notes: "a line or two that a person wrote about what this certificate is for".to_owned(),
-        }
-    }
-}
-
-impl Record for Certificate {
-    const KIND: &'static Kind = &Kind {
-        table: "bench_certificates",
-        version: 1,
-        columns: &[
-            Column::text("name"),
-            Column::counted("status"),
-            Column::text("issuer"),
-            Column::integer("not_after"),
-            Column::integer("renew_at"),
-        ],
-        unique: &[&["name"]],
-        indexes: &[&["status", "not_after"], &["issuer", "not_after"], &["renew_at"]],
-        leasing: None,
-        columns_of: columns_of::<Self>,
-        upgrade: Self::upgrade,
+/// One of those that were issued one after the other in the last 90 days, for 90 days.
+fn certificate(n: usize, of: usize) -> Result<Certificate> {
+    const LIFETIME: Duration = Duration::from_secs(90 * 86_400);
+    let age = LIFETIME.mul_f64(1.0 - n as f64 / of as f64);
+    let created = NOW - age;
+    let status = match n % 20 {
+        0..16 => CertificateStatus::Active,
+        16 | 17 => CertificateStatus::Partial,
+        18 => CertificateStatus::Revoked,
+        _ => CertificateStatus::Attention,
     };
+    let mut seed = [0; 20];
+    seed[..8].copy_from_slice(&n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
+    let name = format!("service-{n}");
+    let dns = |k: usize| SubjectAltName::dns(&format!("{name}-{k}.internal.example.com"));
+    Ok(Certificate {
+        id: Id::mint_at(created),
+        names: (0..3).map(dns).collect::<Result<_>>()?,
+        name: name.into(),
+        common_name: None,
+        issuer: issuer(n.wrapping_mul(7_919) % 10),
+        profile_id: None,
+        profile: Profile::default(),
+        key: KeyPolicy::Made { algorithm: KeyAlgorithm::EcdsaP256, reuse_key: false },
+        renewal: RenewalPolicy::default(),
+        targets: vec![Id::with_suffix("somewhere")],
+        status,
+        reason: None,
+        not_after: Some(created + LIFETIME),
+        serial: Some(SerialNumber::from_seed(&seed)),
+        created,
+        updated: created,
+    })
+}
 
-    fn id(&self) -> &str {
-        &self.id
-    }
-
-    fn columns(&self) -> Vec<ColumnValue> {
-        vec![
-            (&*self.name).into(),
-            (&*self.status).into(),
-            (&*self.issuer).into(),
-            self.not_after.into(),
-            self.renew_at.into(),
-        ]
+/// Its placement. The older half of them are due.
+fn placement(certificate: &Certificate) -> Placement {
+    Placement {
+        id: Id::mint_at(certificate.created),
+        certificate: certificate.id.clone(),
+        holder: Holder::Process,
+        version: Some(Id::mint_at(certificate.created)),
+        job: None,
+        renew_at: Some(certificate.created + Duration::from_secs(45 * 86_400)),
     }
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Job {
-    id: String,
-    kind: String,
-    subject: String,
-    state: String,
-    due: Option<i64>,
-    group: Option<String>,
-    key: Option<String>,
-    step: serde_json::Value,
-    attempt: u32,
-}
-
-impl Job {
-    fn new(certificate: &Stored<Certificate>, at: Timestamp) -> Self {
-        Self {
-            id: certctl_core::Id::<AuditEvent>::mint_at(at).to_string(),
-            kind: "renew".to_owned(),
-            subject: certificate.id.clone(),
-            state: "ready".to_owned(),
-            due: Some(certificate.renew_at),
-            group: None,
-            key: Some(format!("renew {} {}", certificate.id, certificate.version())),
-            step: serde_json::json!({ "name": "begin", "certificate": certificate.id, "waited": 0 }),
-            attempt: 0,
-        }
+fn job(placement: &Stored<Placement>, at: Timestamp) -> Job {
+    Job {
+        id: Id::mint_at(at),
+        kind: "issue".into(),
+        subject: placement.id.as_str().into(),
+        certificate: placement.certificate.clone(),
+        place: Place::default(),
+        group: None,
+        parent: None,
+        open_children: 0,
+        unique: Some(format!("issue:{}", placement.id).into()),
+        state: JobState::Ready,
+        step: serde_json::json!({ "at": "request", "generation": 0 }),
+        failures: 0,
+        due: Some(NOW),
+        cancel: false,
+        last_error: None,
+        actor: Actor::engine(),
+        created: at,
+        finished: None,
     }
 }
 
-impl Record for Job {
-    const KIND: &'static Kind = &Kind {
-        table: "bench_jobs",
-        version: 1,
-        columns: &[
-            Column::text("subject"),
-            Column::counted("state"),
-            Column::integer("due"),
-            Column::text("group"),
-            Column::text("key"),
-        ],
-        unique: &[&["key"]],
-        indexes: &[&["subject"]],
-        leasing: Some(Leasing { due: "due", group: "group" }),
-        columns_of: columns_of::<Self>,
-        upgrade: Self::upgrade,
-    };
-
-    fn id(&self) -> &str {
-        &self.id
-    }
-
-    fn columns(&self) -> Vec<ColumnValue> {
-        vec![
-            (&*self.subject).into(),
-            (&*self.state).into(),
-            self.due.into(),
-            self.group.clone().into(),
-            self.key.clone().into(),
-        ]
-    }
+fn issuer(n: usize) -> Id<IssuerRecord> {
+    Id::with_suffix(&n.to_string())
 }

@@ -9,10 +9,10 @@ use std::{
 use certctl_core::{Error, Result};
 use rusqlite::Connection;
 
-/// After so many writes the log is looked after.
-const EVERY: usize = 2_000;
-/// A commit that changes a single row changes more than that in the log.
-const LEAST: usize = 4;
+/// After so many writes the log is looked after. Not sooner: a page that is written often is folded in once.
+const EVERY: usize = 20_000;
+/// What the smallest group counts for: also one row takes a page of its own in each index.
+const LEAST: usize = 20;
 
 /// The thread, from the writer's side.
 pub(super) struct Checkpoints {
