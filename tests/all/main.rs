@@ -14,6 +14,7 @@ mod demo;
 mod failures;
 mod input;
 mod issuers;
+mod kill;
 mod nginx;
 mod readme;
 mod rig;

@@ -204,8 +204,10 @@ async fn look(cx: &Context, run: &mut Run<'_>, begun: Option<&Entry>) -> Result<
     // A snapshot is given up only once the old or the new is in place as a whole: without it, begin anew.
     run.report.unfinished = begun.is_some();
     if let Some(entry) = begun
-        && target.holds(cx, &entry.snapshot).await?
+        && !target.holds(cx, &entry.snapshot).await?
     {
+        target.discard(cx, &entry.snapshot).await?;
+    } else if let Some(entry) = begun {
         // A predecessor died while writing, this version or another one. Go on from there, and keep what it knew of the
         // time before.
         run.resumed = true;
