@@ -49,7 +49,7 @@ impl Scene {
         nginx.put_old_pair("web").await;
         nginx.start();
         let config = nginx.config("web");
-        let fault = Arc::new(FaultHost::new(Arc::new(LocalHost::default())));
+        let fault = Arc::new(FaultHost::new(Arc::new(LocalHost)));
         let old = nginx.served("web").await.unwrap();
         let mut scene = Self { world, nginx, config, write: WriteMode::Atomic, fault, old };
         let engine = scene.engine().await;

@@ -58,7 +58,7 @@ impl Desk {
 fn builder(store: &MemoryStore) -> EngineBuilder {
     Engine::builder(Home {
         store: Arc::new(store.clone()),
-        hosts: Arc::new(LocalHosts::default()),
+        hosts: Arc::new(LocalHosts),
         connectors: certctl::connectors(),
         ..Home::in_memory()
     })

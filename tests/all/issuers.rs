@@ -204,16 +204,15 @@ async fn what_is_pending_is_polled_by_the_loop_when_it_is_due() {
     let engine = rig.engine().await;
     let certificate = engine.ensure(&actor(), spec()).await.unwrap();
     let running = crate::world::Running::start(&engine);
-    let mut polls = 0;
-    for _ in 0..4 {
+    for polls in 0..4 {
         let due = open(&engine, &certificate, "issue").await.due.unwrap();
         // Nothing happens before.
         rig.clock.set(due - Duration::from_millis(1));
         rig.clock.asleep().await;
         assert_eq!(rig.ca.attempts()[0].1.polls, polls);
         rig.clock.set(due);
-        polls += 1;
-        crate::world::eventually(&engine, "the poll", async || rig.ca.attempts()[0].1.polls == polls).await;
+        crate::world::eventually(&engine, "the poll", async || rig.ca.attempts()[0].1.polls == polls + 1)
+            .await;
         crate::world::eventually(&engine, "its commit", async || {
             let jobs = engine.jobs(&certificate.id).await.unwrap();
             jobs.iter().all(|job| job.state.is_finished() || job.due.is_some_and(|at| at > due))

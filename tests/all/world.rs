@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use certctl::{
     Actor, CertificateSpec, Engine, EngineBuilder, Home, IntoHome,
     issuers::LocalCa,
-    records::{Certificate, CertificateStatus, Deployment, DeploymentState, Job},
-    store::{StoreExt, Stored},
+    records::{Certificate, CertificateStatus, Deployment, DeploymentState},
+    store::Stored,
     stores::SqliteStore,
 };
 
@@ -73,10 +73,6 @@ pub fn assert_proved(deployment: &Deployment) {
 /// No certificate of this engine was issued without being recorded, or recorded twice.
 pub async fn version_count(engine: &Engine, certificate: &Certificate) -> usize {
     engine.versions(&certificate.id).await.unwrap().len()
-}
-
-pub async fn all_jobs(engine: &Engine) -> Vec<Stored<Job>> {
-    engine.store().list(certctl::store::Query::of::<Job>().limit(1000)).await.unwrap().0
 }
 
 /// Waits until `check` holds, looking whenever something was committed here.
