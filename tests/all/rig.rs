@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use certctl::{
-    Actor, CertificateSpec, Chain, Clock, Engine, EngineBuilder, Home, Id, Issuer, Keys, MemoryKeys,
-    PrivateKey, Recovery, Secret, Worker,
+    Actor, CertificateSpec, Chain, Clock, Engine, EngineBuilder, Home, Issuer, Keys, MemoryKeys, PrivateKey,
+    Recovery, Secret, Worker,
     records::{Attempt, Certificate, CertificateStatus, Deployment, Job, JobState, Version},
     store::{MemoryStore, Query, Store, StoreExt, Stored},
     targets::Files,
