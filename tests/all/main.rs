@@ -10,11 +10,14 @@
     unreachable_pub
 )]
 
+mod clock;
 mod demo;
 mod failures;
 mod input;
 mod issuers;
+mod json_worker;
 mod kill;
+mod life;
 mod nginx;
 mod readme;
 mod rig;

@@ -1,7 +1,7 @@
 use std::{
     collections::HashMap,
     fmt::Debug,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicI64},
 };
 
 use serde_json::Value;
@@ -140,6 +140,7 @@ impl EngineBuilder {
                 worker,
                 seat,
                 at_once: self.at_once,
+                latest: AtomicI64::new(i64::MIN),
                 wake: watch::channel(0).0,
                 events: broadcast::channel(4096).0,
                 running: Mutex::new(HashMap::new()),

@@ -23,13 +23,16 @@ mod watch;
 use std::{
     collections::HashMap,
     fmt::Debug,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
 };
 
 use tokio::sync::{broadcast, watch as channel};
 
 use crate::{
-    Clock, Context, Id, Result,
+    Clock, Context, Id, Result, Timestamp,
     catalog::Catalog,
     records::Job,
     store::{Change, Seat, Store},
@@ -59,6 +62,9 @@ pub(crate) struct Inner {
     pub(crate) seat: Seat,
     /// How many jobs, or groups of jobs, are stepped at the same time.
     pub(crate) at_once: usize,
+    /// The latest time that a commit or a look at the store was made at, in Unix milliseconds: a clock that shows less was
+    /// set back.
+    latest: AtomicI64,
     wake: channel::Sender<u64>,
     events: broadcast::Sender<crate::records::AuditEvent>,
     /// Jobs that this process is stepping, and how to ask them to stop.
@@ -87,6 +93,7 @@ impl Inner {
     /// Commits, tells those who listen, and wakes those who wait.
     pub(crate) async fn commit(&self, change: Change) -> Result<Vec<u64>> {
         let events = if self.events.receiver_count() > 0 { change.events().to_vec() } else { Vec::new() };
+        self.latest.fetch_max(self.clock.now().as_millis(), Ordering::Relaxed);
         let versions = self.store.commit(change).await?;
         for event in events {
             // Nobody listening is fine.
@@ -94,6 +101,13 @@ impl Inner {
         }
         self.wake();
         Ok(versions)
+    }
+
+    /// The time; and what it was before, if it has gone back since somebody asked last.
+    pub(crate) fn time(&self) -> (Timestamp, Option<Timestamp>) {
+        let now = self.clock.now();
+        let latest = Timestamp::from_millis(self.latest.swap(now.as_millis(), Ordering::Relaxed));
+        (now, (now < latest).then_some(latest))
     }
 
     pub(crate) fn wake(&self) {

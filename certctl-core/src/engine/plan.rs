@@ -10,6 +10,9 @@ use crate::{
 /// After how many failures in a row for the same cause somebody has to look.
 pub const FAILURES_BEFORE_ATTENTION: u32 = 8;
 
+/// How long at most is waited before the next try.
+pub const LONGEST_BACKOFF: Duration = Duration::from_secs(6 * 3600);
+
 /// When a version is to be renewed: at its share of the lifetime, or at once if its validity makes no sense.
 pub fn renew_at(policy: RenewalPolicy, not_before: Timestamp, not_after: Timestamp) -> Timestamp {
     let lifetime = not_after.since(not_before);
@@ -37,11 +40,10 @@ pub fn after_failure(error: &ErrorReport, failures: u32, now: Timestamp, spread:
     }
 }
 
-/// One minute, doubling, up to six hours.
+/// One minute, doubling, up to [`LONGEST_BACKOFF`].
 pub fn backoff(failures: u32) -> Duration {
     const FIRST: Duration = Duration::from_secs(60);
-    const LAST: Duration = Duration::from_secs(6 * 3600);
-    FIRST.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(LAST)
+    FIRST.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(LONGEST_BACKOFF)
 }
 
 /// How a certificate stands, by its deployments and the newest versions of its placements.

@@ -96,28 +96,25 @@ struct Turn {
     waiting: VecDeque<Vec<Held>>,
     /// Whether the last look found as much as it asked for, so that there is probably more.
     plenty: bool,
-    /// What the clock showed at the last look.
-    seen: Option<Timestamp>,
     /// When renewals were looked for last, and when old jobs were deleted.
     looked: Option<Timestamp>,
+    /// When the first renewal is due that was not due at the last look.
+    renewal: Option<Timestamp>,
     pruned: Option<Timestamp>,
 }
 
 impl Turn {
     /// Looks at the store, if there is nothing left to begin.
     async fn fill(&mut self, engine: &Inner) -> Result<()> {
-        let now = engine.clock.now();
+        let (now, before) = engine.time();
         // Both clocks that stand still and clocks that jump back count as time to look.
         let old =
             |last: Option<Timestamp>, span| last.is_none_or(|last| now < last || now.since(last) >= span);
-        if self.seen.is_some_and(|seen| now < seen)
-            && let Some(seen) = self.seen
-        {
-            schedule::clock_was_set_back(engine, now, seen).await?;
+        if let Some(before) = before {
+            schedule::clock_was_set_back(engine, now, before).await?;
         }
-        self.seen = Some(now);
         // What goes wrong here must not keep the jobs that there are from being stepped.
-        if old(self.looked, Duration::from_secs(1)) {
+        if old(self.looked, Duration::from_secs(1)) || self.renewal.is_some_and(|due| due <= now) {
             let scheduled = schedule::due(engine).await.unwrap_or_else(|e| {
                 tracing::error!(error = %e, "due renewals could not be scheduled");
                 0
@@ -146,9 +143,11 @@ impl Turn {
     }
 
     /// When to look again without being woken.
-    async fn next(&self, engine: &Inner) -> Timestamp {
+    async fn next(&mut self, engine: &Inner) -> Timestamp {
         let latest = engine.clock.now() + LOOK_AGAIN;
-        schedule::next_due(engine).await.map_or(latest, |due| due.min(latest))
+        let (job, renewal) = schedule::next_due(engine).await.unwrap_or_default();
+        self.renewal = renewal;
+        [job, renewal].into_iter().flatten().fold(latest, Timestamp::min)
     }
 }
 

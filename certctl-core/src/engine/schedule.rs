@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::{
-    Actor, ErrorKind, Result, Timestamp,
-    engine::{Inner, issue},
+    Actor, ErrorKind, Result, Retry, Timestamp,
+    engine::{Inner, issue, plan},
     records::{AuditEvent, Job, Place, Placement},
     store::{Change, Direction, Query, StoreExt, Stored, Test},
 };
@@ -61,8 +61,8 @@ pub(crate) async fn due(engine: &Inner) -> Result<usize> {
     Ok(0)
 }
 
-/// When the next job or renewal of this process is due.
-pub(crate) async fn next_due(engine: &Inner) -> Result<Timestamp> {
+/// When the next job and the next renewal are due that are not due now.
+pub(crate) async fn next_due(engine: &Inner) -> Result<(Option<Timestamp>, Option<Timestamp>)> {
     let now = engine.clock.now();
     let jobs = Query::of::<Job>()
         .filter("place", Test::Equal, Place::HERE)
@@ -76,26 +76,30 @@ pub(crate) async fn next_due(engine: &Inner) -> Result<Timestamp> {
         .limit(1);
     let (renewals, _) = engine.store.list::<Placement>(renewals).await?;
     let job = jobs.first().and_then(|job| job.due);
-    let renewal = renewals.first().and_then(|placement| placement.renew_at);
-    let never = Timestamp::from_millis(i64::MAX);
-    Ok(job.unwrap_or(never).min(renewal.unwrap_or(never)))
+    Ok((job, renewals.first().and_then(|placement| placement.renew_at)))
 }
 
-/// What was due by the clock as it was, `seen`, is due by the clock as it is: a job does not wait until a clock that was wrong
-/// would be right. Where two processes do this at the same time, one of them is enough.
-pub(crate) async fn clock_was_set_back(engine: &Inner, now: Timestamp, seen: Timestamp) -> Result<()> {
+/// What was due by the clock as it was, `before`, is due by the clock as it is, and what waits for a later try does so from now
+/// on: nothing waits until a clock that was wrong would be right. Where two processes do this at the same time, some tries
+/// come a little early.
+pub(crate) async fn clock_was_set_back(engine: &Inner, now: Timestamp, before: Timestamp) -> Result<()> {
+    let query = Query::of::<Job>()
+        .filter("place", Test::Equal, Place::HERE)
+        .filter("due", Test::Greater, now)
+        .filter("due", Test::AtMost, before + plan::LONGEST_BACKOFF)
+        .order("due", Direction::Ascending)
+        .limit(PAGE);
     let mut after = None;
     loop {
-        let query = Query::of::<Job>()
-            .filter("place", Test::Equal, Place::HERE)
-            .filter("due", Test::Greater, now)
-            .filter("due", Test::AtMost, seen)
-            .order("due", Direction::Ascending)
-            .limit(PAGE)
-            .after(after);
-        let (jobs, next): (Vec<Stored<Job>>, _) = engine.store.list(query).await?;
+        let (jobs, next): (Vec<Stored<Job>>, _) = engine.store.list(query.clone().after(after)).await?;
         for mut job in jobs {
-            job.due = Some(now);
+            let Some(due) = job.due else { continue };
+            let told = job.last_error.as_ref().is_some_and(|error| matches!(error.retry, Retry::After(_)));
+            if due > before && (told || job.failures == 0) {
+                // Somebody outside has said when.
+                continue;
+            }
+            job.due = Some(now + due.since(before));
             let event =
                 AuditEvent::new(now, &Actor::engine(), "job.clock_set_back", job.certificate.as_str())
                     .with("job", job.id.as_str());

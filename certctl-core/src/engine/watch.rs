@@ -67,6 +67,9 @@ async fn drive(engine: Arc<Inner>, certificate: Id<Certificate>) -> Result<()> {
     let mut changes = engine.changes();
     loop {
         changes.mark_unchanged();
+        if let (now, Some(before)) = engine.time() {
+            super::schedule::clock_was_set_back(&engine, now, before).await?;
+        }
         let batches = engine.claim(Some(&certificate), engine.at_once).await?;
         if !batches.is_empty() {
             let mut tasks = tokio::task::JoinSet::new();
