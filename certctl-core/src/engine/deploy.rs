@@ -157,8 +157,11 @@ async fn item(engine: &Inner, deployment: &Deployment) -> Result<Option<DeployIt
     let Some(key) = version.key.clone() else { return Ok(None) };
     let certificate: Stored<Certificate> = engine.store.read(&deployment.certificate).await?;
     let target: Stored<TargetRecord> = engine.store.read(&deployment.target).await?;
+    let behind =
+        if certificate.targets.len() > 1 { behind(engine, deployment, &target).await? } else { Vec::new() };
     Ok(Some(DeployItem {
         deployment: deployment.id.clone(),
+        behind,
         target: target.into_inner(),
         version: version.id.clone(),
         chain: version.chain.clone(),
@@ -166,6 +169,25 @@ async fn item(engine: &Inner, deployment: &Deployment) -> Result<Option<DeployIt
         names: certificate.names.clone(),
         previous: deployment.current_fingerprint,
     }))
+}
+
+/// The other deployments of the certificate at the same place that have not got what is wanted here.
+async fn behind(
+    engine: &Inner,
+    deployment: &Deployment,
+    target: &TargetRecord,
+) -> Result<Vec<Id<Deployment>>> {
+    let all: Vec<Stored<Deployment>> =
+        engine.store.list_by("certificate", (&deployment.certificate).into()).await?;
+    let mut behind = Vec::new();
+    for other in all.iter().filter(|other| other.id != deployment.id && other.current != deployment.wanted) {
+        let place =
+            engine.store.find::<TargetRecord>(&other.target).await?.map(|other| other.into_inner().place);
+        if place.as_ref() == Some(&target.place) {
+            behind.push(other.id.clone());
+        }
+    }
+    Ok(behind)
 }
 
 /// The work item of a deployment, for a dry run.

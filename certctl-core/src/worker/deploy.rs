@@ -16,7 +16,7 @@ use crate::{
     target::{Pair, Plan, Snapshot},
     worker::{
         DeployItem, DeployOutcome, DeployReport, EndpointProof, Journal, Proof,
-        proof::{Prober, Verdict},
+        proof::{Prober, Verdict, Wanted},
     },
 };
 
@@ -43,6 +43,9 @@ struct Entry {
     snapshot: Snapshot,
     before: Vec<EndpointProof>,
     old: Option<Fingerprint>,
+    /// This process has brought back what was there: the snapshot is what is in place.
+    #[serde(skip)]
+    restored: bool,
 }
 
 /// A member on its way.
@@ -154,6 +157,11 @@ async fn deploy_batch(
             }
         }
         if several && runs.iter().all(|run| run.report.outcome != DeployOutcome::RollbackFailed) {
+            for run in &runs {
+                if let Some(entry) = begun.0.get_mut(&run.member.item.deployment) {
+                    entry.restored = true;
+                }
+            }
             return Ok(None);
         }
     }
@@ -208,12 +216,14 @@ async fn look(cx: &Context, run: &mut Run<'_>, begun: Option<&Entry>) -> Result<
     {
         target.discard(cx, &entry.snapshot).await?;
     } else if let Some(entry) = begun {
-        // A predecessor died while writing, this version or another one. Go on from there, and keep what it knew of the
-        // time before.
-        run.resumed = true;
         run.snapshot = Some(entry.snapshot.clone());
-        run.before.clone_from(&entry.before);
-        run.plan.old = entry.old;
+        if !entry.restored {
+            // A predecessor died while writing, this version or another one. Go on from there, and keep what it knew of
+            // the time before.
+            run.resumed = true;
+            run.before.clone_from(&entry.before);
+            run.plan.old = entry.old;
+        }
     }
     run.report.unfinished = false;
     bundle.check(&item.names, cx.clock.now()).map_err(|e| e.with("step", "check"))?;
@@ -223,13 +233,13 @@ async fn look(cx: &Context, run: &mut Run<'_>, begun: Option<&Entry>) -> Result<
     run.report.changed = run.plan.clone();
     run.action = if run.resumed || !run.plan.changes.is_empty() {
         Action::Write
-    } else if prober.serves(&run.before, &run.known(), bundle) {
+    } else if prober.serves(&run.before, &run.wanted(&run.known(), false)) {
         Action::Nothing
     } else {
         Action::Reload
     };
     if run.action == Action::Nothing {
-        let verdict = prober.judge(run.before.clone(), &run.known(), bundle);
+        let verdict = prober.judge(run.before.clone(), &run.wanted(&run.known(), false));
         run.accept(verdict);
     }
     Ok(())
@@ -277,6 +287,7 @@ async fn keep(cx: &Context, runs: &mut [Run<'_>], journal: &dyn Journal, begun: 
             snapshot,
             before: run.before.clone(),
             old: run.plan.old,
+            restored: false,
         };
         entries.0.insert(run.member.item.deployment.clone(), entry);
     }
@@ -353,9 +364,13 @@ async fn act(cx: &Context, runs: &mut [Run<'_>]) -> Result<(), Failure> {
 /// What is served now; the first member's error that does not serve what it should.
 async fn prove(cx: &Context, runs: &mut [Run<'_>], started: bool) -> Result<()> {
     let mut proved = Ok(());
+    let now: Vec<_> =
+        runs.iter().filter(|run| run.acts()).map(|run| run.member.item.deployment.clone()).collect();
     for run in runs.iter_mut().filter(|run| run.acts()) {
-        let Member { prober, bundle, item, .. } = run.member;
-        match prober.prove(cx, &run.before, &run.known(), bundle, started).await {
+        let Member { prober, item, .. } = run.member;
+        let shared = item.behind.iter().any(|other| !now.contains(other));
+        let known = run.known();
+        match prober.prove(cx, &run.before, &run.wanted(&known, shared), started).await {
             Verdict::Failed(proof, e) => {
                 run.report.proof = proof;
                 proved = proved.and(Err(e.with("target", &item.target.name)));
@@ -427,6 +442,10 @@ impl Run<'_> {
         };
         self.report.proof = proof;
         self.report.warnings = warnings;
+    }
+
+    fn wanted<'k>(&self, known: &'k [Fingerprint], shared: bool) -> Wanted<'k> {
+        Wanted { leaf: self.member.bundle.chain.leaf().fingerprint(), known, shared }
     }
 
     /// The leaves that this certificate had here before: what showed them must show the new one.

@@ -18,7 +18,7 @@ use crate::{
 };
 
 pub use local::{LocalWorker, Solver};
-pub use proof::{EndpointProof, Prober, Proof, Served, Verdict};
+pub use proof::{EndpointProof, Prober, Proof, Served, Verdict, Wanted};
 
 /// A piece of work: a value, repeatable by the ids in it. No private key is ever part of one.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -75,6 +75,10 @@ pub struct DeployItem {
     pub names: Vec<SubjectAltName>,
     /// The leaf that was brought there last: what must have gone afterwards.
     pub previous: Option<Fingerprint>,
+    /// Other deployments of this certificate at the same place that have not got this version yet: until they have, some
+    /// names may go on showing an earlier one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub behind: Vec<Id<Deployment>>,
 }
 
 /// What became of a [`Work`].

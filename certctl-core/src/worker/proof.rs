@@ -6,7 +6,7 @@ use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Bundle, Context, Error, ErrorKind, Fingerprint, SerialNumber, SubjectAltName,
+    Context, Error, ErrorKind, Fingerprint, SerialNumber, SubjectAltName,
     host::{Endpoint, Host},
     records::Probe,
     tls::{self, KeyType},
@@ -95,6 +95,46 @@ struct Question {
     server_name: Option<String>,
     key_type: Option<KeyType>,
     elsewhere: bool,
+}
+
+/// What has to be served.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// The new leaf (SHA-256).
+    pub leaf: Fingerprint,
+    /// Leaves that this certificate had there before.
+    pub known: &'a [Fingerprint],
+    /// Whether it may be served from elsewhere on the same server as well, where it has not been replaced yet: then it is
+    /// enough that a name shows the new one that did not show it before.
+    pub shared: bool,
+}
+
+impl Wanted<'_> {
+    /// Whether the endpoints on the target's own host show the leaf: what showed an earlier one of the certificate has to,
+    /// and at least one does. What served another certificate still serves one.
+    fn is_settled(&self, seen: &[EndpointProof]) -> bool {
+        let fine = |proof: &EndpointProof| match &proof.before {
+            before if before.shows(self.leaf) => proof.after.shows(self.leaf),
+            Served::Certificate { fingerprint, .. } if self.known.contains(fingerprint) && !self.shared => {
+                proof.after.shows(self.leaf)
+            }
+            Served::Certificate { .. } => proof.after.is_certificate(),
+            Served::NoHandshake(_) | Served::Refused(_) => true,
+        };
+        let mut asked = here(seen).peekable();
+        if asked.peek().is_none() {
+            return true;
+        }
+        // Where all of them have shown it before, none can be new.
+        let shown_before = here(seen).filter(|proof| proof.before.shows(self.leaf)).count();
+        let shown = here(seen).filter(|proof| proof.after.shows(self.leaf)).count();
+        let more = !self.shared || shown > shown_before || !asked.any(|proof| self.is_old(&proof.before));
+        here(seen).all(fine) && shown > 0 && more
+    }
+
+    fn is_old(&self, served: &Served) -> bool {
+        self.known.iter().any(|known| *known != self.leaf && served.shows(*known))
+    }
 }
 
 /// What the answers mean.
@@ -201,8 +241,8 @@ impl Prober {
     }
 
     /// Whether what was seen before leaves nothing to do: the certificate is served, or nobody is there to serve it.
-    pub fn serves(&self, before: &[EndpointProof], known: &[Fingerprint], bundle: &Bundle) -> bool {
-        self.was_down(before) || is_settled(before, known, bundle.chain.leaf().fingerprint())
+    pub fn serves(&self, before: &[EndpointProof], wanted: &Wanted<'_>) -> bool {
+        self.was_down(before) || wanted.is_settled(before)
     }
 
     /// Waits until the endpoints show the certificate, on several fresh connections in a row, or the deadline has passed.
@@ -211,11 +251,10 @@ impl Prober {
         &self,
         cx: &Context,
         before: &[EndpointProof],
-        known: &[Fingerprint],
-        bundle: &Bundle,
+        wanted: &Wanted<'_>,
         started: bool,
     ) -> Verdict {
-        let leaf = bundle.chain.leaf().fingerprint();
+        let leaf = wanted.leaf;
         let hopeless = self.was_down(before) && !started;
         let mut seen = before.to_vec();
         let mut streak = 0_u8;
@@ -223,7 +262,7 @@ impl Prober {
             let mut pause = FIRST_PAUSE;
             while !seen.is_empty() {
                 seen = self.ask_again(&seen).await;
-                let settled = is_settled(&seen, known, leaf);
+                let settled = wanted.is_settled(&seen);
                 streak = if settled { streak.saturating_add(1) } else { 0 };
                 let enough = streak >= self.connections;
                 if enough && elsewhere(&seen).all(|proof| proof.after.shows(leaf)) {
@@ -244,7 +283,7 @@ impl Prober {
             let e = failure("the endpoints do not show the new certificate on every connection", &seen, leaf);
             return Verdict::Failed(Proof { endpoints: seen, proved: false }, e);
         }
-        self.judge(seen, known, bundle)
+        self.judge(seen, wanted)
     }
 
     /// Waits until the endpoints show what they showed before, on several fresh connections in a row, or the deadline has
@@ -293,8 +332,8 @@ impl Prober {
     }
 
     /// What these answers mean.
-    pub fn judge(&self, seen: Vec<EndpointProof>, known: &[Fingerprint], bundle: &Bundle) -> Verdict {
-        let leaf = bundle.chain.leaf().fingerprint();
+    pub fn judge(&self, seen: Vec<EndpointProof>, wanted: &Wanted<'_>) -> Verdict {
+        let leaf = wanted.leaf;
         let mut warnings: Vec<String> = elsewhere(&seen)
             .filter(|proof| !proof.after.shows(leaf))
             .map(|proof| format!("{}; it is elsewhere, so that nothing was rolled back", now(proof)))
@@ -314,7 +353,7 @@ impl Prober {
         if self.questions.is_empty() {
             warnings.push("no endpoint is probed, so that nothing proves what is served".into());
         }
-        if !all_silent && !is_settled(&seen, known, leaf) {
+        if !all_silent && !wanted.is_settled(&seen) {
             let e = failure("the server does not serve the new certificate", &seen, leaf);
             return Verdict::Failed(Proof { endpoints: seen, proved: false }, e);
         }
@@ -356,20 +395,6 @@ async fn ask(host: Arc<dyn Host>, question: Question) -> Served {
         },
         Err(e) => Served::NoHandshake(e.to_string()),
     }
-}
-
-/// Whether the endpoints on the target's own host show this leaf: what showed an earlier one of the certificate has to, and
-/// at least one does. What served another certificate still serves one.
-fn is_settled(seen: &[EndpointProof], known: &[Fingerprint], leaf: Fingerprint) -> bool {
-    let fine = |proof: &EndpointProof| match &proof.before {
-        Served::Certificate { fingerprint, .. } if known.contains(fingerprint) || *fingerprint == leaf => {
-            proof.after.shows(leaf)
-        }
-        Served::Certificate { .. } => proof.after.is_certificate(),
-        Served::NoHandshake(_) | Served::Refused(_) => true,
-    };
-    let mut shown = here(seen).map(|proof| proof.after.shows(leaf)).peekable();
-    here(seen).all(fine) && (shown.peek().is_none() || shown.any(|shown| shown))
 }
 
 fn here(seen: &[EndpointProof]) -> impl Iterator<Item = &EndpointProof> {
