@@ -67,8 +67,11 @@ impl Engine {
                 Some(done) = tasks.join_next(), if !tasks.is_empty() => report(done),
                 _ = changes.changed(), if !full => {
                     // Where one thing happens, more does: one look for all of it.
-                    if !tasks.is_empty() {
-                        inner.clock.pause(BREATH).await;
+                    tokio::select! {
+                        () = &mut until => break,
+                        Some(done) = tasks.join_next(), if !tasks.is_empty() => report(done),
+                        () = inner.clock.pause(BREATH), if !tasks.is_empty() => {}
+                        () = std::future::ready(()), if tasks.is_empty() => {}
                     }
                 }
                 () = inner.clock.sleep_until(next), if !full && !more => {}
