@@ -17,7 +17,6 @@ mod input;
 mod issuers;
 mod json_worker;
 mod kill;
-mod life;
 mod nginx;
 mod readme;
 mod rig;
