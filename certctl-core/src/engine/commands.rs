@@ -47,7 +47,7 @@ impl Engine {
         actor.require(Permission::ManageCertificates)?;
         let inner = &self.inner;
         let wanted = spec::check(&*inner.store, &spec).await?;
-        again_if_stale(async || want(inner, actor, &wanted, spec.expected_version).await).await
+        again_if_stale(|| want(inner, actor, &wanted, spec.expected_version)).await
     }
 
     /// Renews a certificate now. Joins a renewal that is under way.
@@ -57,7 +57,7 @@ impl Engine {
     pub async fn renew(&self, actor: &Actor, id_or_name: &str) -> Result<JobWatch> {
         actor.require(Permission::ManageCertificates)?;
         let inner = &self.inner;
-        again_if_stale(async || {
+        again_if_stale(|| async move {
             let certificate: Stored<Certificate> = inner.store.resolve(id_or_name).await?;
             let mut change = Change::new(event(inner, actor, "renewal.requested", &certificate.id));
             let mut jobs = Vec::new();
@@ -78,7 +78,7 @@ impl Engine {
     pub async fn deploy(&self, actor: &Actor, id_or_name: &str) -> Result<JobWatch> {
         actor.require(Permission::ManageCertificates)?;
         let inner = &self.inner;
-        again_if_stale(async || {
+        again_if_stale(|| async move {
             let certificate: Stored<Certificate> = inner.store.resolve(id_or_name).await?;
             let mut change = Change::new(event(inner, actor, "deployment.requested", &certificate.id));
             let mut jobs = Vec::new();
@@ -129,7 +129,7 @@ impl Engine {
     pub async fn retry(&self, actor: &Actor, job: &Id<Job>) -> Result<JobWatch> {
         actor.require(Permission::ManageCertificates)?;
         let inner = &self.inner;
-        again_if_stale(async || {
+        again_if_stale(|| async move {
             let mut job: Stored<Job> = inner.store.read(job).await?;
             if job.state.is_finished() {
                 return Err(Error::new(
@@ -171,7 +171,7 @@ impl Engine {
         let inner = &self.inner;
         let children: Vec<Stored<Job>> = inner.store.list_by("parent", job.into()).await?;
         for id in children.iter().map(|child| &child.id).chain([job]) {
-            again_if_stale(async || {
+            again_if_stale(|| async move {
                 let mut job: Stored<Job> = inner.store.read(id).await?;
                 if job.state.is_finished() {
                     return Ok(());
@@ -253,7 +253,12 @@ impl Engine {
 }
 
 /// Tries again if what was read has changed meanwhile, or somebody made the same thing at the same time.
-pub(super) async fn again_if_stale<T>(attempt: impl AsyncFn() -> Result<T>) -> Result<T> {
+///
+/// No `AsyncFn`: its future can't be told to be `Send`, and callers spawn the commands.
+pub(super) async fn again_if_stale<T, F>(attempt: impl Fn() -> F) -> Result<T>
+where
+    F: Future<Output = Result<T>> + Send,
+{
     const TRIES: u32 = 10;
     let mut tries = 0;
     loop {

@@ -100,7 +100,8 @@ impl Engine {
             take(&mut wrong, "/config", kind.check(&spec.config));
         }
         let Some(kind) = kind.filter(|_| wrong.is_empty()) else { return Err(Error::invalid(wrong)) };
-        again_if_stale(async || {
+        let (id, spec) = (&id, &spec);
+        again_if_stale(|| async move {
             let known =
                 known(&*inner.store, id.as_ref(), &spec.name, |record: &IssuerRecord| &record.id).await?;
             if known.as_ref().is_some_and(|known| inner.catalog.declares_issuer(known.id.as_str())) {
@@ -143,7 +144,8 @@ impl Engine {
             wrong.push(Violation::new("/place/host", e.message(), "give a host that this program reaches"));
         }
         let Some(kind) = kind.filter(|_| wrong.is_empty()) else { return Err(Error::invalid(wrong)) };
-        again_if_stale(async || {
+        let (id, spec, config, probe) = (&id, &spec, &config, &probe);
+        again_if_stale(|| async move {
             let known =
                 known(&*inner.store, id.as_ref(), &spec.name, |record: &TargetRecord| &record.id).await?;
             if known.as_ref().is_some_and(|known| inner.catalog.declares_target(known.id.as_str())) {
@@ -170,7 +172,7 @@ impl Engine {
     pub async fn delete_issuer(&self, actor: &Actor, id_or_name: &str) -> Result<()> {
         actor.require(Permission::ManageConnectors)?;
         let inner = &self.inner;
-        again_if_stale(async || {
+        again_if_stale(|| async move {
             let issuer: Stored<IssuerRecord> = inner.store.resolve(id_or_name).await?;
             if inner.catalog.declares_issuer(issuer.id.as_str()) {
                 return Err(declared("issuer", &issuer.name));
@@ -188,7 +190,7 @@ impl Engine {
     pub async fn delete_target(&self, actor: &Actor, id_or_name: &str) -> Result<()> {
         actor.require(Permission::ManageConnectors)?;
         let inner = &self.inner;
-        again_if_stale(async || {
+        again_if_stale(|| async move {
             let target: Stored<TargetRecord> = inner.store.resolve(id_or_name).await?;
             if inner.catalog.declares_target(target.id.as_str()) {
                 return Err(declared("target", &target.name));
