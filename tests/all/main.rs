@@ -12,6 +12,7 @@
 
 mod demo;
 mod failures;
+mod faults;
 mod input;
 mod issuers;
 mod kill;
