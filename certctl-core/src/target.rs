@@ -47,7 +47,7 @@ pub trait Target: Send + Sync + Debug {
     /// Puts the bundle in place, as a whole or not at all as far as the server allows.
     ///
     /// # Errors
-    /// With `written` = `0` in the context where it is certain that nothing was changed, so that there is nothing to restore.
+    /// With `untouched` in the context where it is certain that nothing was changed, so that there is nothing to restore.
     async fn apply(&self, cx: &Context, bundle: &Bundle) -> Result<()>;
 
     /// Asks the server whether it would take what is in place.

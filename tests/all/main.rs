@@ -13,6 +13,7 @@
 mod clock;
 mod demo;
 mod failures;
+mod faults;
 mod input;
 mod issuers;
 mod jobs;

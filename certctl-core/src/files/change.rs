@@ -59,7 +59,7 @@ impl<T: FileTarget> OnHost<T> {
     /// Puts the bundle in place: all files wait beside their destinations before the first is swapped in.
     pub(super) async fn write_files(&self, bundle: &Bundle) -> Result<()> {
         // Until the first swap nothing can have been changed, and the error says so.
-        let untouched = |error: Error| error.with("written", 0);
+        let untouched = |error: Error| error.with("written", 0).with("untouched", true);
         let changes = self.changes(bundle).await.map_err(untouched)?;
         if changes.is_empty() {
             return Ok(());

@@ -172,7 +172,7 @@ async fn deploy_batch(
         run.report.duration_ms = u64::try_from(ended.since(started).as_millis()).unwrap_or(u64::MAX);
         if run.report.outcome != DeployOutcome::RollbackFailed
             && let Some(snapshot) = &run.snapshot
-            && let Err(e) = run.member.target.discard(cx, snapshot).await
+            && let Err(e) = discard(cx, &run, snapshot).await
         {
             run.report.warnings.push(format!("the snapshot {} could not be removed: {e}", snapshot.place));
         }
@@ -180,6 +180,14 @@ async fn deploy_batch(
         reports.push(run.report);
     }
     Ok(Some(reports))
+}
+
+/// Tries once more: what was kept is not left lying about for a moment's fault.
+async fn discard(cx: &Context, run: &Run<'_>, snapshot: &Snapshot) -> Result<()> {
+    match run.member.target.discard(cx, snapshot).await {
+        Ok(()) => Ok(()),
+        Err(_) => run.member.target.discard(cx, snapshot).await,
+    }
 }
 
 /// Everything before the first write that concerns one member alone.
@@ -316,7 +324,7 @@ async fn act(cx: &Context, runs: &mut [Run<'_>]) -> Result<(), Failure> {
     let mut touched = runs.iter().any(|run| run.resumed);
     for run in runs.iter().filter(|run| run.action == Action::Write) {
         if let Err(error) = run.member.target.apply(cx, &run.member.bundle).await {
-            let touched = touched || error.context_value("written") != Some("0");
+            let touched = touched || error.context_value("untouched").is_none();
             return Err(Failure { error: error.with("target", &run.member.item.target.name), touched });
         }
         touched = true;

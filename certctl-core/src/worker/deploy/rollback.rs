@@ -1,7 +1,7 @@
 //! The way back: files first, then the server, then the proof that it serves what it served.
 
 use super::{Action, Run};
-use crate::{Context, Error, ErrorKind, Result, worker::DeployOutcome};
+use crate::{Context, Error, ErrorKind, Result, target::Snapshot, worker::DeployOutcome};
 
 /// Restores what these members had, and has it served again. Each report then says how that went; the first error of a
 /// report is the one that led here.
@@ -9,7 +9,7 @@ pub(super) async fn roll_back(cx: &Context, runs: &mut [&mut Run<'_>], error: &E
     let mut lost: Vec<Option<String>> = vec![None; runs.len()];
     for (run, lost) in runs.iter().zip(&mut lost).rev() {
         if let (Action::Write, Some(snapshot)) = (run.action, &run.snapshot)
-            && let Err(e) = run.member.target.restore(cx, snapshot).await
+            && let Err(e) = restore(cx, run, snapshot).await
         {
             *lost = Some(e.to_string());
         }
@@ -31,6 +31,14 @@ pub(super) async fn roll_back(cx: &Context, runs: &mut [&mut Run<'_>], error: &E
         run.report.unfinished = outcome == DeployOutcome::RollbackFailed;
         // Where another member of the unit is the culprit, the error names that already.
         run.report.error = Some(error.with("target", &run.member.item.target.name).report());
+    }
+}
+
+/// Tries once more: what was there is not given up for a moment's fault.
+async fn restore(cx: &Context, run: &Run<'_>, snapshot: &Snapshot) -> Result<()> {
+    match run.member.target.restore(cx, snapshot).await {
+        Ok(()) => Ok(()),
+        Err(_) => run.member.target.restore(cx, snapshot).await,
     }
 }
 
