@@ -149,6 +149,10 @@ pub enum Verdict {
     Failed(Proof, Error),
 }
 
+/// Between two connections that show the right thing: for a moment after a reload, old and new workers accept side by side,
+/// and connections made at once might all have met the same one.
+const BETWEEN: Duration = Duration::from_millis(25);
+
 /// One try of one question, so that a server that accepts and says nothing does not use up the deadline.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 const AT_ONCE: usize = 8;
@@ -274,6 +278,8 @@ impl Prober {
                 if enough || streak == 0 {
                     cx.clock.pause(pause).await;
                     pause = (pause * 2).min(LAST_PAUSE);
+                } else {
+                    cx.clock.pause(BETWEEN).await;
                 }
             }
         };
@@ -308,6 +314,9 @@ impl Prober {
                 seen = self.ask_again(&seen).await;
                 if seen.iter().all(as_before) {
                     streak += 1;
+                    if streak < self.connections {
+                        cx.clock.pause(BETWEEN).await;
+                    }
                 } else {
                     streak = 0;
                     cx.clock.pause(pause).await;
