@@ -94,10 +94,11 @@ impl Engine {
         actor.require(Permission::ManageConnectors)?;
         let inner = &self.inner;
         let mut wrong = Vec::new();
+        let config = object(&spec.config);
         let id = check_identity::<IssuerRecord>(spec.id.as_deref(), &spec.name, &mut wrong);
         let kind = take(&mut wrong, "", inner.catalog.connectors().issuer(&spec.kind));
         if let Some(kind) = kind {
-            take(&mut wrong, "/config", kind.check(&spec.config));
+            take(&mut wrong, "/config", kind.check(&config));
         }
         let Some(kind) = kind.filter(|_| wrong.is_empty()) else { return Err(Error::invalid(wrong)) };
         let (id, spec) = (&id, &spec);
@@ -111,7 +112,7 @@ impl Engine {
                 id: chosen(inner, known.as_ref().map(|known| &known.id), id.as_ref()),
                 name: spec.name.as_str().into(),
                 kind: kind.name.into(),
-                config: Some(spec.config.clone()),
+                config: Some(config.clone()),
             };
             put(inner, actor, known, record, spec.expected_version).await
         })
@@ -128,7 +129,7 @@ impl Engine {
         let inner = &self.inner;
         let mut wrong = Vec::new();
         let id = check_identity::<TargetRecord>(spec.id.as_deref(), &spec.name, &mut wrong);
-        let mut config = spec.config.clone();
+        let mut config = object(&spec.config);
         let probe = split_probe(&mut config, spec.probe.clone(), &mut wrong);
         let kind = take(&mut wrong, "", inner.catalog.connectors().target(&spec.kind));
         if let Some(kind) = kind {
@@ -243,6 +244,11 @@ fn split_probe(config: &mut Value, probe: Option<Probe>, wrong: &mut Vec<Violati
         probe.check("").into_iter().map(|found| Violation { pointer: format!("{POINTER}/timeout"), ..found }),
     );
     probe
+}
+
+/// A configuration that is left out has no fields.
+fn object(config: &Value) -> Value {
+    if config.is_null() { Value::Object(Default::default()) } else { config.clone() }
 }
 
 fn check_identity<R: Identified>(id: Option<&str>, name: &str, wrong: &mut Vec<Violation>) -> Option<Id<R>> {
