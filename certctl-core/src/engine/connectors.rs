@@ -94,11 +94,11 @@ impl Engine {
         actor.require(Permission::ManageConnectors)?;
         let inner = &self.inner;
         let mut wrong = Vec::new();
-        let config = object(&spec.config);
+        let config = &object(&spec.config);
         let id = check_identity::<IssuerRecord>(spec.id.as_deref(), &spec.name, &mut wrong);
         let kind = take(&mut wrong, "", inner.catalog.connectors().issuer(&spec.kind));
         if let Some(kind) = kind {
-            take(&mut wrong, "/config", kind.check(&config));
+            take(&mut wrong, "/config", kind.check(config));
         }
         let Some(kind) = kind.filter(|_| wrong.is_empty()) else { return Err(Error::invalid(wrong)) };
         let (id, spec) = (&id, &spec);
