@@ -428,6 +428,11 @@ fn now(proof: &EndpointProof) -> String {
 }
 
 fn failure(what: &str, seen: &[EndpointProof], leaf: Fingerprint) -> Error {
-    let others: Vec<String> = here(seen).filter(|proof| !proof.after.shows(leaf)).map(now).collect();
-    Error::new(ErrorKind::Precondition, format!("{what}: {}", others.join("; "))).with("step", "prove")
+    let others: Vec<&EndpointProof> = here(seen).filter(|proof| !proof.after.shows(leaf)).collect();
+    let shown: Vec<String> = others.iter().map(|proof| now(proof)).collect();
+    let e = Error::new(ErrorKind::Precondition, format!("{what}: {}", shown.join("; ")));
+    match others.first() {
+        Some(first) => e.with("step", "prove").with("endpoint", &first.endpoint),
+        None => e.with("step", "prove"),
+    }
 }

@@ -93,6 +93,11 @@ impl FaultHost {
         self.state().faults.push(Fault { at: At::Nth(nth), when, action: Action::Halt });
     }
 
+    /// As [`FaultHost::halt_nth`], at the first operation for which `which` is true.
+    pub fn halt_if(&self, which: impl Fn(&Operation) -> bool + Send + 'static, when: When) {
+        self.state().faults.push(Fault { at: At::Each(Box::new(which)), when, action: Action::Halt });
+    }
+
     /// Called when a kill or a halt comes, so that the rest of the process (its store) can die as well.
     pub fn on_kill(&self, hook: impl Fn() + Send + Sync + 'static) {
         self.state().hook = Some(Arc::new(hook));
