@@ -272,7 +272,7 @@ async fn started() -> (World, Nginx) {
 }
 
 fn on_nginx(nginx: &Nginx) -> Life {
-    Life::new(Arc::new(LocalHost::default()), nginx.config("web"), nginx.endpoint().parse().unwrap())
+    Life::new(Arc::new(LocalHost), nginx.config("web"), nginx.endpoint().parse().unwrap())
 }
 
 /// A server that reads its files at each reload, and keeps what it has if they don't fit together.

@@ -108,7 +108,7 @@ fn say(word: &str) {
 
 fn spec(number: usize) -> CertificateSpec {
     CertificateSpec::new(format!("c{number}"))
-        .dns(&format!("c{number}.test"))
+        .dns(format!("c{number}.test"))
         .issuer("ca")
         .target(format!("t{number}"))
 }
