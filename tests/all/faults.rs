@@ -3,6 +3,7 @@
 //! Once on a server in memory, for every operation there is; once on a real nginx, for those that change something.
 
 use std::{
+    path::PathBuf,
     sync::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicUsize, Ordering},
@@ -25,7 +26,7 @@ use tokio::{io::AsyncReadExt, runtime::Runtime};
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
-    server::{Nginx, has_nginx, other_bundle},
+    server::{Nginx, has_nginx, other_bundle, settled},
     world::{World, me, web},
 };
 
@@ -37,13 +38,15 @@ struct Life {
     fault: Arc<FaultHost>,
     config: Config,
     endpoint: Endpoint,
+    /// Where the real nginx is, if it is one.
+    nginx: Option<PathBuf>,
 }
 
 impl Life {
     fn new(host: Arc<dyn Host>, config: Config, endpoint: Endpoint) -> Self {
         let fault = Arc::new(FaultHost::new(host.clone()));
         let home = Home { hosts: Arc::new(OneHost(fault.clone())), ..Home::in_memory() };
-        Self { home, host, fault, config, endpoint }
+        Self { home, host, fault, config, endpoint, nginx: None }
     }
 
     /// A new process.
@@ -66,6 +69,9 @@ impl Life {
     }
 
     async fn served(&self, case: &str) -> X509Certificate {
+        if let Some(dir) = &self.nginx {
+            settled(dir).await;
+        }
         let limit = Duration::from_secs(5);
         let io = self.host.connect(&self.endpoint, limit).await;
         let io = io.unwrap_or_else(|e| panic!("{case}: the server is down: {e}"));
@@ -272,7 +278,8 @@ async fn started() -> (World, Nginx) {
 }
 
 fn on_nginx(nginx: &Nginx) -> Life {
-    Life::new(Arc::new(LocalHost), nginx.config("web"), nginx.endpoint().parse().unwrap())
+    let life = Life::new(Arc::new(LocalHost), nginx.config("web"), nginx.endpoint().parse().unwrap());
+    Life { nginx: Some(nginx.dir.clone()), ..life }
 }
 
 /// A server that reads its files at each reload, and keeps what it has if they don't fit together.

@@ -182,10 +182,28 @@ impl Nginx {
         }
     }
 
-    /// What is served for this name, in a fresh handshake.
+    /// What is served for this name, in a fresh handshake, once no worker of an earlier configuration is left.
     pub async fn served(&self, name: &str) -> Option<Chain> {
+        settled(&self.dir).await;
         served(&self.endpoint(), &format!("{name}.test")).await
     }
+}
+
+/// Waits until the nginx in this directory, if it runs, has its two workers and no old ones beside them: those accept for a
+/// moment more, however the reload went.
+pub async fn settled(dir: &Path) {
+    for _ in 0..1_000_000 {
+        let Ok(pid) = std::fs::read_to_string(dir.join("nginx.pid")) else { return };
+        let pid = pid.trim();
+        let Ok(children) = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")) else {
+            return;
+        };
+        if children.split_whitespace().count() <= 2 {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("old workers of nginx do not end");
 }
 
 impl Drop for Nginx {

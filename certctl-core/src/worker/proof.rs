@@ -151,7 +151,7 @@ pub enum Verdict {
 
 /// Between two connections that show the right thing: for a moment after a reload, old and new workers accept side by side,
 /// and connections made at once might all have met the same one.
-const BETWEEN: Duration = Duration::from_millis(25);
+const BETWEEN: Duration = Duration::from_millis(50);
 
 /// One try of one question, so that a server that accepts and says nothing does not use up the deadline.
 const HANDSHAKE: Duration = Duration::from_secs(5);
