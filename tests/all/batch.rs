@@ -21,10 +21,11 @@ const NAMES: [&str; 3] = ["api", "mail", "web"];
 
 /// One certificate on several targets.
 struct Fleet {
-    world: World,
     fault: Arc<FaultHost>,
     /// The server of each target: its name, and what its files are called.
     targets: Vec<(&'static str, Arc<Nginx>)>,
+    /// Last: the servers are stopped by what lies in there.
+    world: World,
 }
 
 impl Fleet {
