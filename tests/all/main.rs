@@ -10,6 +10,7 @@
     unreachable_pub
 )]
 
+mod batch;
 mod clock;
 mod demo;
 mod failures;
