@@ -54,7 +54,8 @@ impl Scene {
         let mut scene = Self { world, nginx, config, write: WriteMode::Atomic, fault, old };
         let engine = scene.engine().await;
         assert_active(&engine.ensure(&me(), web()).await.unwrap());
-        scene.old = scene.nginx.served("web").await.unwrap();
+        // What is proved to be served; a single connection might still meet an old worker.
+        scene.old = assert_whole(&scene.nginx.cert("web"), &scene.nginx.key("web"));
         scene
     }
 

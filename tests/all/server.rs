@@ -192,13 +192,16 @@ impl Nginx {
 /// Waits until the nginx in this directory, if it runs, has its two workers and no old ones beside them: those accept for a
 /// moment more, however the reload went.
 pub async fn settled(dir: &Path) {
+    let mut calm = 0;
     for _ in 0..1_000_000 {
         let Ok(pid) = std::fs::read_to_string(dir.join("nginx.pid")) else { return };
         let pid = pid.trim();
         let Ok(children) = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")) else {
             return;
         };
-        if children.split_whitespace().count() <= 2 {
+        // The kernel's list may miss one that comes or goes at that moment.
+        calm = if children.split_whitespace().count() <= 2 { calm + 1 } else { 0 };
+        if calm == 20 {
             return;
         }
         tokio::task::yield_now().await;
