@@ -156,7 +156,7 @@ impl Fleet {
 }
 
 fn fault() -> Arc<FaultHost> {
-    Arc::new(FaultHost::new(Arc::new(LocalHost::default())))
+    Arc::new(FaultHost::new(Arc::new(LocalHost)))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
