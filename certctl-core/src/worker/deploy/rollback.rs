@@ -14,8 +14,8 @@ pub(super) async fn roll_back(cx: &Context, runs: &mut [&mut Run<'_>], error: &E
             *lost = Some(e.to_string());
         }
     }
-    // Even if a pair could not be restored: the others were, and the server may need them.
-    if let Err(e) = serve_again(cx, runs).await {
+    let restored = lost.iter().all(Option::is_none);
+    if let Err(e) = serve_again(cx, runs, restored).await {
         for lost in &mut lost {
             *lost = Some(lost.take().map_or_else(|| e.to_string(), |first| format!("{first}; {e}")));
         }
@@ -56,11 +56,17 @@ fn also_failed(run: &Run<'_>, error: &Error, lost: &str) -> Error {
     }
 }
 
-/// After the files are back: the server must serve what it served before.
-async fn serve_again(cx: &Context, runs: &[&mut Run<'_>]) -> Result<()> {
+/// After the files are back: the server must serve what it served before. Where they are not all `restored`, it is not made
+/// to read them: it may have been spared so far what failed.
+async fn serve_again(cx: &Context, runs: &[&mut Run<'_>], restored: bool) -> Result<()> {
     let writing = || runs.iter().filter(|run| run.action == Action::Write);
     let Some(speaker) = writing().next().map(|run| &run.member.target) else { return Ok(()) };
-    if writing().all(|run| run.member.prober.is_blind()) {
+    let blind = writing().all(|run| run.member.prober.is_blind());
+    let down = writing().all(|run| run.member.prober.is_blind() || run.member.prober.was_down(&run.before));
+    if down && !restored {
+        return Ok(());
+    }
+    if blind {
         // Nobody sees what is served: the commands' word has to do.
         let Err(e) = speaker.reload(cx).await else { return Ok(()) };
         return match speaker.start(cx).await {
@@ -69,7 +75,7 @@ async fn serve_again(cx: &Context, runs: &[&mut Run<'_>]) -> Result<()> {
             Err(start) => Err(start.during("the files are restored").with("reload", &e)),
         };
     }
-    if writing().all(|run| run.member.prober.is_blind() || run.member.prober.was_down(&run.before)) {
+    if down {
         // A reload that fails says nothing then.
         let _ = speaker.reload(cx).await;
         return Ok(());
@@ -77,7 +83,7 @@ async fn serve_again(cx: &Context, runs: &[&mut Run<'_>]) -> Result<()> {
     // A reload may have killed it.
     let no_start = |e: Error| e.during("the files are restored, and the server does not start");
     let mut started = is_gone(runs).await && speaker.start(cx).await.map_err(no_start)?;
-    let reloaded = if started { Ok(()) } else { speaker.reload(cx).await };
+    let reloaded = if started || !restored { Ok(()) } else { speaker.reload(cx).await };
     let mut back = proved_again(cx, runs).await;
     if back.is_err() && !started {
         started = match speaker.start(cx).await {
@@ -95,6 +101,9 @@ async fn serve_again(cx: &Context, runs: &[&mut Run<'_>]) -> Result<()> {
         Err(reload) => e.with("reload", reload),
         Ok(()) => e,
     };
+    if !restored {
+        return Err(e);
+    }
     Err(match (is_gone(runs).await, started) {
         (true, false) => e.during(
             "the files are restored, and the server is down: start it, and give start_command so that this is done for you",
