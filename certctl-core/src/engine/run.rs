@@ -39,7 +39,7 @@ impl Engine {
         let inner = &self.inner;
         let mut tasks = JoinSet::new();
         let mut changes = inner.changes();
-        let mut turn = Turn::default();
+        let mut turn = Turn::new(inner.clone());
         tokio::pin!(until);
         loop {
             changes.mark_unchanged();
@@ -87,14 +87,15 @@ impl Engine {
         while let Some(done) = tasks.join_next().await {
             report(done);
         }
-        inner.give_back(turn.waiting).await;
+        inner.give_back(std::mem::take(&mut turn.waiting)).await;
         Ok(())
     }
 }
 
 /// What the loop knows between two looks at the store.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Turn {
+    engine: Arc<Inner>,
     /// Leased, and not begun yet: one claim feeds many tasks.
     waiting: VecDeque<Vec<Held>>,
     /// Whether the last look found as much as it asked for, so that there is probably more.
@@ -106,7 +107,24 @@ struct Turn {
     pruned: Option<Timestamp>,
 }
 
+/// Whoever drops the loop drops what was leased for it as well: nobody else would step that while this process lives.
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let waiting = std::mem::take(&mut self.waiting);
+        if !waiting.is_empty()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let engine = self.engine.clone();
+            runtime.spawn(async move { engine.give_back(waiting).await });
+        }
+    }
+}
+
 impl Turn {
+    fn new(engine: Arc<Inner>) -> Self {
+        Self { engine, waiting: VecDeque::new(), plenty: false, looked: None, renewal: None, pruned: None }
+    }
+
     /// Looks at the store, if there is nothing left to begin.
     async fn fill(&mut self, engine: &Inner) -> Result<()> {
         let (now, before) = engine.time();
