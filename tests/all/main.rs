@@ -22,6 +22,7 @@ mod json_worker;
 mod kill;
 mod nginx;
 mod processes;
+mod races;
 mod readme;
 mod rig;
 mod server;

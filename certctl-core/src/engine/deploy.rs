@@ -260,9 +260,14 @@ async fn refresh(engine: &Inner, one: &mut One, conflict: &Error) -> Result<()> 
         let fresh = reload(engine, &one.held.job.id).await?;
         one.held.job.cancel = fresh.cancel;
         one.held.job = one.held.job.clone().at_version(fresh.version());
+        if fresh.cancel && !one.held.job.state.is_finished() && one.held.job.step.is_null() {
+            // Whoever asked it to stop must not wait for the next try, or for a person.
+            one.held.wait_until(engine.clock.now());
+        }
     }
+    // Changed, or deleted: its target is not wanted any more.
     if let Some(deployment) = &one.deployment
-        && is_stale(conflict, deployment.id.as_str())
+        && conflict.context_value("id") == Some(deployment.id.as_str())
     {
         let fresh: Option<Stored<Deployment>> = engine.store.find(&deployment.id).await?;
         one.deployment = fresh.map(|fresh| {
@@ -273,6 +278,10 @@ async fn refresh(engine: &Inner, one: &mut One, conflict: &Error) -> Result<()> 
         });
         let behind =
             one.deployment.as_ref().is_some_and(|deployment| deployment.wanted != deployment.current);
+        if one.deployment.is_none() && !one.held.job.state.is_finished() {
+            // The next turn ends it, or brings back what a failed rollback left.
+            one.held.wait_until(engine.clock.now());
+        }
         if behind && one.held.job.state.is_finished() {
             one.held.job.finished = None;
             one.held.wait_until(engine.clock.now());

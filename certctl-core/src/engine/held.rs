@@ -50,6 +50,10 @@ impl Held {
                 Err(e) if is_stale(&e, self.job.id.as_str()) => {
                     let now = engine.store.read(&self.job.id).await?;
                     let version = now.version();
+                    if now.cancel && !self.job.cancel && self.job.state == JobState::Ready {
+                        // It obeys at its next step, which may be days away otherwise.
+                        self.job.due = Some(engine.clock.now());
+                    }
                     self.job.cancel = now.cancel;
                     self.job.parent.clone_from(&now.parent);
                     self.job = self.job.clone().at_version(version);
