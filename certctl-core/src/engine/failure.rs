@@ -200,10 +200,16 @@ async fn present_failed(
 ) -> Result<Change> {
     held.finish(engine, JobState::Failed);
     let Some(parent) = held.job.parent.take() else { return Ok(change) };
-    // The others go on, and nobody waits for them.
+    let challenge::Step { challenge } = held.step()?;
+    let mut unshown = vec![challenge];
+    // The others end, and nobody waits for them: they are shown together with this one.
     let siblings: Vec<Stored<Job>> = engine.store.list_by("parent", (&parent).into()).await?;
     for mut sibling in siblings.into_iter().filter(|job| job.id != held.job.id && !job.state.is_finished()) {
+        let challenge::Step { challenge } = step_of(&sibling)?;
+        unshown.push(challenge);
         sibling.parent = None;
+        sibling.cancel = true;
+        due(&mut sibling, engine.clock.now());
         change = change.update(&sibling)?;
     }
     let Some(mut parent) = engine.store.find::<Job>(&parent).await? else { return Ok(change) };
@@ -211,9 +217,8 @@ async fn present_failed(
         return Ok(change);
     }
     let mut step: issue::Step = step_of(&parent)?;
-    let challenge::Step { challenge } = held.step()?;
     if let issue::Step::Poll { missing, .. } = &mut step {
-        missing.push(challenge);
+        missing.extend(unshown);
     }
     set_step_of(&mut parent, &step)?;
     parent.open_children = 0;

@@ -27,6 +27,9 @@ use crate::{
 
 pub(super) const KIND: &str = "issue";
 
+/// How long a CA is left alone that asks for challenges which are shown already.
+const CHALLENGED_AGAIN: Duration = Duration::from_secs(30);
+
 /// Where an issue job is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "at", rename_all = "snake_case")]
@@ -330,6 +333,8 @@ async fn went_on(
         }
         Progress::Challenges { handle, present } => {
             at.attempt.handle = Some(handle);
+            // A CA that wants to see once more what is shown already is given time, not asked in a circle.
+            let again = !present.is_empty() && present.iter().all(|challenge| shown.contains(challenge));
             let step = Step::Poll {
                 attempt: at.attempt.id.clone(),
                 generation: at.generation,
@@ -338,6 +343,11 @@ async fn went_on(
             };
             held.set_step(&step)?;
             let event = held.event(engine, "order.challenged").with("challenges", present.len());
+            if again || present.is_empty() {
+                held.wait_until(engine.clock.now() + CHALLENGED_AGAIN);
+                held.save(engine, event, LeaseUse::Release, |change| change.update(&at.attempt)).await?;
+                return Ok(Next::Released);
+            }
             // What the CA gave us to hold comes first; the jobs come with the next step.
             held.save(engine, event, LeaseUse::Keep, |change| change.update(&at.attempt)).await?;
             Ok(Next::Again)
@@ -446,27 +456,29 @@ async fn record(
     // What the CA gave is in nobody's hands but these: a store that is busy or away is no reason to drop it.
     let mut pause = Duration::from_millis(50);
     for tries in 0.. {
-        certificate.not_after = Some(version.not_after);
-        certificate.serial = Some(version.serial.clone());
-        certificate.updated = now;
-        placement.version = Some(version.id.clone());
-        let sent = Dispatch::prepare(engine, &placement.id, &version.id, &held.job.id, false).await?;
-        held.wait_for_children(engine, sent.children());
-        let then = if sent.children() == 0 { LeaseUse::Keep } else { LeaseUse::Release };
-        let saved = held
-            .save(engine, event.clone(), then, |change| {
+        let saved = async {
+            if tries > 0 {
+                certificate = engine.store.read(&certificate.id).await?;
+                placement = engine.store.read(&placement.id).await?;
+            }
+            certificate.not_after = Some(version.not_after);
+            certificate.serial = Some(version.serial.clone());
+            certificate.updated = now;
+            placement.version = Some(version.id.clone());
+            let sent = Dispatch::prepare(engine, &placement.id, &version.id, &held.job.id, false).await?;
+            held.wait_for_children(engine, sent.children());
+            let then = if sent.children() == 0 { LeaseUse::Keep } else { LeaseUse::Release };
+            held.save(engine, event.clone(), then, |change| {
                 let change =
                     change.insert(&version)?.update(&attempt)?.update(&placement)?.update(&certificate)?;
                 retractions.iter().try_fold(sent.add_to(change)?, Change::insert)
             })
-            .await;
-        match saved {
+            .await
+        };
+        match saved.await {
             Ok(()) => break,
             Err(e) if is_conflict(&e, "lease") || tries >= 20 => return Err(e.into()),
-            Err(e) if e.kind() == ErrorKind::Conflict => {
-                certificate = engine.store.read(&certificate.id).await?;
-                placement = engine.store.read(&placement.id).await?;
-            }
+            Err(e) if e.kind() == ErrorKind::Conflict => {}
             Err(e) => {
                 tracing::warn!(error = %e, attempt = %attempt.id, "an issued certificate could not be recorded yet");
                 cx.clock.pause(pause).await;
