@@ -35,6 +35,7 @@ impl Secrets for ProcessSecrets {
     async fn resolve(&self, at: &SealedAt<'_>, reference: &SecretRef) -> Result<Secret> {
         match reference {
             SecretRef::Sealed(sealed) => self.0.open(at, sealed),
+            SecretRef::Value(secret) => Ok(secret.clone()),
             SecretRef::Env(name) => {
                 // The one implementation that reads the environment.
                 #[allow(clippy::disallowed_methods)]

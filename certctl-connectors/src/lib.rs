@@ -13,7 +13,7 @@ pub mod keys;
 pub mod stores;
 pub mod targets;
 
-use certctl_core::connectors::{Connectors, IssuerKind, TargetKind};
+use certctl_core::connectors::{Connectors, IssuerKind, Tables, TargetKind};
 
 #[cfg(feature = "sqlite")]
 pub use home::ProcessSecrets;
@@ -34,5 +34,5 @@ pub static TARGETS: &[TargetKind] = &[
 
 /// A table with every connector of this crate.
 pub fn connectors() -> Connectors {
-    Connectors::default().with(ISSUERS, TARGETS)
+    Connectors::default().with(Tables { issuers: ISSUERS, targets: TARGETS, ..Tables::default() })
 }

@@ -5,12 +5,13 @@ use std::{collections::HashMap, fmt::Debug, sync::Arc};
 use tokio::sync::Mutex;
 
 use crate::{
-    Clock, Env, Error, ErrorKind, Id, Issuer, Result, Sealer, Secrets, Target,
+    Clock, Env, Error, ErrorKind, Id, Identified, Issuer, Result, Sealer, Secrets, Solver, SolverSpec,
+    Target,
     connectors::{Connectors, Site},
     host::{Endpoint, Host, Hosts},
     records::{IssuerRecord, Place, TargetRecord},
     state::StoreState,
-    store::Store,
+    store::{Record, Store},
 };
 
 /// Issuers and targets by record: what the program declares first, then what is stored, built by the connector tables.
@@ -20,6 +21,8 @@ pub struct Catalog {
     issuers: HashMap<Box<str>, Arc<dyn Issuer>>,
     targets: HashMap<Box<str>, (Arc<dyn Target>, Vec<Endpoint>)>,
     built_issuers: Mutex<HashMap<Box<str>, (IssuerRecord, Arc<dyn Issuer>)>>,
+    /// Few: one for each configuration that is in use.
+    built_solvers: Mutex<Vec<(SolverSpec, Arc<dyn Solver>)>>,
 }
 
 /// What connectors are built with.
@@ -35,16 +38,24 @@ pub(crate) struct Parts {
 
 impl Parts {
     /// The environment of the connector with this id.
-    pub(crate) fn env(&self, owner: &str) -> Env {
+    pub(crate) fn env<R: Record + Identified>(&self, owner: &Id<R>) -> Env {
+        let id = owner.as_str();
         let state =
-            StoreState::new(self.store.clone(), self.sealer.clone(), self.clock.clone(), owner.to_owned());
+            StoreState::new(self.store.clone(), self.sealer.clone(), self.clock.clone(), id.to_owned());
         Env::new(self.clock.clone(), self.secrets.clone(), Arc::new(state), self.hosts.clone())
+            .owned_by(R::KIND.table, id)
     }
 }
 
 impl Catalog {
     pub(crate) fn new(parts: Parts) -> Self {
-        Self { parts, issuers: HashMap::new(), targets: HashMap::new(), built_issuers: Mutex::default() }
+        Self {
+            parts,
+            issuers: HashMap::new(),
+            targets: HashMap::new(),
+            built_issuers: Mutex::default(),
+            built_solvers: Mutex::default(),
+        }
     }
 
     pub(crate) fn declare_issuer(&mut self, id: &str, issuer: Arc<dyn Issuer>) {
@@ -70,6 +81,10 @@ impl Catalog {
         self.parts.hosts.host(place.host.as_ref().map(Id::as_str)).await
     }
 
+    pub(crate) fn sealer(&self) -> &Sealer {
+        &self.parts.sealer
+    }
+
     /// The connector tables.
     pub fn connectors(&self) -> &Connectors {
         &self.parts.connectors
@@ -90,10 +105,31 @@ impl Catalog {
         {
             return Ok(issuer.clone());
         }
-        let env = self.parts.env(record.id.as_str());
+        let env = self.parts.env(&record.id);
         let issuer = self.parts.connectors.issuer(&record.kind)?.connect(config, env).await?;
         built.insert(record.id.as_str().into(), (record.clone(), issuer.clone()));
         Ok(issuer)
+    }
+
+    /// The solver of this kind and configuration. The same configuration gives the same solver: one listener shows the
+    /// answers to many challenges.
+    ///
+    /// # Errors
+    /// `Invalid` if there is no such kind or its configuration is wrong; what its constructor gives.
+    pub async fn solver(&self, spec: &SolverSpec) -> Result<Arc<dyn Solver>> {
+        const KEPT: usize = 64;
+        let mut built = self.built_solvers.lock().await;
+        if let Some((_, solver)) = built.iter().find(|(of, _)| of == spec) {
+            return Ok(solver.clone());
+        }
+        let owner = Id::<IssuerRecord>::parse(spec.owner.as_deref().unwrap_or("iss-unknown"))?;
+        let env = self.parts.env(&owner);
+        let solver = self.parts.connectors.solver(&spec.kind)?.connect(&spec.config, env).await?;
+        if built.len() >= KEPT {
+            built.remove(0);
+        }
+        built.push((spec.clone(), solver.clone()));
+        Ok(solver)
     }
 
     /// The target of this record, and where such a server usually serves.
@@ -107,7 +143,7 @@ impl Catalog {
         let config = record.config.as_ref().ok_or_else(|| undeclared("target", &record.name))?;
         let kind = self.parts.connectors.target(&record.kind)?;
         let host = self.host(&record.place).await?;
-        let site = Site { env: self.parts.env(record.id.as_str()), host, write: record.write };
+        let site = Site { env: self.parts.env(&record.id), host, write: record.write };
         Ok((kind.connect(config, site)?, kind.default_probe()))
     }
 }

@@ -5,7 +5,7 @@ use std::{fmt::Debug, sync::Arc};
 use async_trait::async_trait;
 
 use crate::{
-    Clock, Error, ErrorKind, Result, SealedOnly, Sealer, Secret, Secrets, SystemClock,
+    Clock, Error, ErrorKind, Result, SealedAt, SealedOnly, Sealer, Secret, SecretRef, Secrets, SystemClock,
     host::{Host, Hosts},
     state::MemoryState,
 };
@@ -22,6 +22,8 @@ pub struct Env {
     pub state: Arc<dyn State>,
     /// Hosts by id.
     pub hosts: Arc<dyn Hosts>,
+    /// The record that the configuration is of: its table and id. Secrets are sealed for it.
+    pub owner: (&'static str, Box<str>),
 }
 
 impl Env {
@@ -32,7 +34,28 @@ impl Env {
         state: Arc<dyn State>,
         hosts: Arc<dyn Hosts>,
     ) -> Self {
-        Self { clock, secrets, state, hosts }
+        Self { clock, secrets, state, hosts, owner: ("", "".into()) }
+    }
+
+    /// Of the connector with this table and id.
+    #[must_use]
+    pub fn owned_by(mut self, table: &'static str, id: impl Into<Box<str>>) -> Self {
+        self.owner = (table, id.into());
+        self
+    }
+
+    /// The secret that the configuration's field of this name refers to.
+    ///
+    /// # Errors
+    /// As for [`Secrets::resolve`].
+    pub async fn secret(&self, field: &str, reference: &SecretRef) -> Result<Secret> {
+        match reference {
+            SecretRef::Value(secret) => Ok(secret.clone()),
+            reference => {
+                let at = SealedAt { table: self.owner.0, id: &self.owner.1, field };
+                self.secrets.resolve(&at, reference).await
+            }
+        }
     }
 
     /// For a program that wants one connector and no engine: this machine's clock, state in memory, no hosts.

@@ -3,11 +3,12 @@
 use std::fmt::Debug;
 
 use async_trait::async_trait;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    Chain, Context, Csr, Error, Id, KeyAlgorithm, Lifetime, Result, SubjectAltName, Timestamp,
+    Chain, Context, Csr, Error, Id, KeyAlgorithm, Lifetime, Result, SolverSpec, SubjectAltName, Timestamp,
     X509Certificate,
     records::{Attempt, Profile},
 };
@@ -207,10 +208,26 @@ pub struct Challenge {
     pub token: String,
     /// The key authorization (RFC 8555 section 8.1).
     pub key_authorization: String,
+    /// For challenges in the DNS: the record to show.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub txt: Option<TxtRecord>,
+    /// Who shows it, unless a solver of the process does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub solver: Option<SolverSpec>,
+}
+
+/// One value of a TXT record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TxtRecord {
+    /// The record's full name without a dot at its end, such as `_acme-challenge.www.example.com`; where that is an alias,
+    /// the name that it stands for.
+    pub name: String,
+    /// The value.
+    pub value: String,
 }
 
 /// The challenge's method.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ChallengeKind {
     /// RFC 8555 section 8.3.
@@ -222,6 +239,26 @@ pub enum ChallengeKind {
     /// RFC 8737.
     #[serde(rename = "tls-alpn-01")]
     TlsAlpn01,
+    /// draft-ietf-acme-dns-persist: a record that stays.
+    #[serde(rename = "dns-persist-01")]
+    DnsPersist01,
+}
+
+impl ChallengeKind {
+    /// As it is written in ACME.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http01 => "http-01",
+            Self::Dns01 => "dns-01",
+            Self::TlsAlpn01 => "tls-alpn-01",
+            Self::DnsPersist01 => "dns-persist-01",
+        }
+    }
+
+    /// Whether what is shown stays for the next order.
+    pub const fn is_persistent(self) -> bool {
+        matches!(self, Self::DnsPersist01)
+    }
 }
 
 /// When a CA wants a certificate renewed (RFC 9773 section 4.2).

@@ -21,6 +21,7 @@ mod random;
 pub mod records;
 mod secret;
 mod signer;
+mod solver;
 mod state;
 pub mod store;
 pub mod target;
@@ -45,13 +46,14 @@ pub use home::{Home, IntoHome};
 pub use id::{Id, Identified, check_name};
 pub use issuer::{
     Challenge, ChallengeKind, Handle, Issuer, IssuerCapabilities, Order, Progress, Recovery, RenewalWindow,
-    RevocationReason, issue,
+    RevocationReason, TxtRecord, issue,
 };
 pub use keys::{Key, Keys, MemoryKeys};
 pub use notifier::{Notification, Notifier, NotifierCapabilities, Severity};
 pub use random::bytes as random_bytes;
 pub use secret::{Sealed, SealedAt, SealedOnly, Sealer, Secret, SecretRef, Secrets};
 pub use signer::Signer;
+pub use solver::{DnsProvider, DnsSolver, Solver, SolverSpec};
 pub use target::{FileTarget, Target, WriteMode};
 pub use time::{Lifetime, Timestamp};
 pub use tls::TlsResolver;
@@ -64,7 +66,7 @@ pub use x509::{
 /// Traits whose methods read as if they were the connectors' own.
 pub mod prelude {
     pub use crate::{
-        connectors::{IssuerConfig, NotifierConfig, TargetConfig, TargetConfigExt},
+        connectors::{IssuerConfig, NotifierConfig, SolverConfig, TargetConfig, TargetConfigExt},
         store::StoreExt,
     };
 }

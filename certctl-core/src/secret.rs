@@ -51,10 +51,9 @@ impl Debug for Secret {
 
 /// Where a secret is: what a configuration holds instead of the secret.
 ///
-/// In JSON: `{"env": "VAULT_TOKEN"}`, `{"file": "/run/secrets/token"}`, or `{"sealed": "..."}` for a value that was
-/// given in clear and sealed on the way in.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+/// In JSON: `{"env": "VAULT_TOKEN"}`, `{"file": "/run/secrets/token"}`, or the value itself as a string, which is sealed on
+/// the way into the store and stands there as `{"sealed": "..."}`. A value in clear is never written.
+#[derive(Clone, PartialEq, Eq)]
 pub enum SecretRef {
     /// An environment variable of the process that does the work.
     Env(String),
@@ -62,7 +61,92 @@ pub enum SecretRef {
     File(String),
     /// The value itself, sealed by a [`Sealer`].
     Sealed(Sealed),
+    /// The value itself, in the memory of this process.
+    Value(Secret),
 }
+
+impl SecretRef {
+    /// An environment variable of the process that does the work.
+    pub fn env(name: impl Into<String>) -> Self {
+        Self::Env(name.into())
+    }
+
+    /// A file on the machine that does the work.
+    pub fn file(path: impl Into<String>) -> Self {
+        Self::File(path.into())
+    }
+}
+
+impl From<Secret> for SecretRef {
+    fn from(value: Secret) -> Self {
+        Self::Value(value)
+    }
+}
+
+/// As it is written.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+enum Written {
+    Env(String),
+    File(String),
+    Sealed(Sealed),
+}
+
+impl Serialize for SecretRef {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        match self {
+            Self::Env(name) => Written::Env(name.clone()),
+            Self::File(path) => Written::File(path.clone()),
+            Self::Sealed(sealed) => Written::Sealed(sealed.clone()),
+            Self::Value(_) => return Err(serde::ser::Error::custom("a secret in clear is never written")),
+        }
+        .serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for SecretRef {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        // By hand: what serde says about an untagged enum helps nobody, and must not repeat the value.
+        let written = match serde_json::Value::deserialize(deserializer)? {
+            serde_json::Value::String(value) => return Ok(Self::Value(Secret::new(value))),
+            other => serde_json::from_value::<Written>(other),
+        };
+        match written {
+            Ok(Written::Env(name)) => Ok(Self::Env(name)),
+            Ok(Written::File(path)) => Ok(Self::File(path)),
+            Ok(Written::Sealed(sealed)) => Ok(Self::Sealed(sealed)),
+            Err(_) => Err(serde::de::Error::custom(
+                "/: this is no secret; write {\"env\": NAME}, {\"file\": PATH}, or the secret itself as a string",
+            )),
+        }
+    }
+}
+
+impl JsonSchema for SecretRef {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        SECRET_SCHEMA.into()
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let one = |name: &str| {
+            schemars::json_schema!({
+                "type": "object",
+                "properties": { name: { "type": "string" } },
+                "required": [name],
+                "additionalProperties": false,
+            })
+        };
+        schemars::json_schema!({
+            "description": "Where a secret is, or the secret itself, which is sealed before it is stored",
+            "anyOf": [
+                { "type": "string", "writeOnly": true, "format": "password" },
+                one("env"), one("file"), one("sealed"),
+            ],
+        })
+    }
+}
+
+/// The name of the schema by which secrets in configurations are found.
+pub(crate) const SECRET_SCHEMA: &str = "SecretRef";
 
 impl Debug for SecretRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -70,6 +154,7 @@ impl Debug for SecretRef {
             Self::Env(name) => write!(f, "env {name}"),
             Self::File(path) => write!(f, "file {path}"),
             Self::Sealed(_) => f.write_str("sealed ***"),
+            Self::Value(_) => f.write_str("***"),
         }
     }
 }
@@ -94,6 +179,7 @@ impl Secrets for SealedOnly {
     async fn resolve(&self, at: &SealedAt<'_>, reference: &SecretRef) -> Result<Secret> {
         match reference {
             SecretRef::Sealed(sealed) => self.0.open(at, sealed),
+            SecretRef::Value(secret) => Ok(secret.clone()),
             SecretRef::Env(_) | SecretRef::File(_) => Err(Error::new(
                 crate::ErrorKind::Precondition,
                 format!("this program resolves no references, and {reference:?} is one"),

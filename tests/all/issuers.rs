@@ -7,12 +7,11 @@ use std::{
 };
 
 use certctl::{
-    Challenge, Clock, Context, Engine, Error, ErrorKind, Recovery, Result,
+    Challenge, Clock, Context, Engine, Error, ErrorKind, Recovery, Result, Solver,
     engine::plan::FAILURES_BEFORE_ATTENTION,
     records::{AttemptState, Certificate, CertificateStatus, DeploymentState, JobState},
     store::{StoreExt, Stored},
     testkit::issuer::Script,
-    worker::Solver,
 };
 
 use crate::rig::{KEY, Rig, actor, assert_attention, assert_no_open_job, only_deployment, open, spec};

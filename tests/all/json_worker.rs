@@ -3,9 +3,9 @@
 use std::sync::{Arc, Mutex};
 
 use certctl::{
-    Challenge, Context, Keys, Recovery, Result, Worker,
+    Challenge, Context, Keys, Recovery, Result, Solver, Worker,
     testkit::{issuer::Script, worker::JsonWorker},
-    worker::{Journal, Solver, Work, WorkReport},
+    worker::{Journal, Work, WorkReport},
 };
 use serde_json::Value;
 

@@ -13,7 +13,7 @@ use certctl_connectors::issuers::{ISSUERS, LocalCa};
 use certctl_core::{
     Chain, Clock, Context, Env, Error, ErrorKind, ExtendedKeyUsage, Issuer, KeyAlgorithm, KeyKind, Lifetime,
     Order, PrivateKey, Progress, Result, Secret, State, Timestamp,
-    connectors::{Connectors, IssuerConfig, IssuerKind},
+    connectors::{Connectors, IssuerConfig, IssuerKind, Tables},
     testkit::{
         clock::TestClock,
         issuer::{conformance, order},
@@ -383,7 +383,7 @@ async fn keys_are_in_the_state_and_nowhere_else() {
 
 #[test]
 fn configurations_are_checked() {
-    let connectors = Connectors::default().with(ISSUERS, &[]);
+    let connectors = Connectors::default().with(Tables { issuers: ISSUERS, ..Tables::default() });
     let kind = connectors.issuer("local").unwrap();
     assert_eq!(connectors.issuer("GenericCA").unwrap().name, kind.name);
     kind.check(&json!({})).unwrap();

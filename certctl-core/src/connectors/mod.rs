@@ -6,6 +6,7 @@
 
 mod config;
 mod declare;
+mod seal;
 
 use std::{collections::BTreeMap, fmt, fmt::Debug, sync::Arc};
 
@@ -16,7 +17,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
-    Env, Error, Issuer, Notifier, Result, Target, Violation, WriteMode,
+    Env, Error, Issuer, Notifier, Result, Solver, Target, Violation, WriteMode,
     files::OnHost,
     host::{Endpoint, Host},
     target::FileTarget,
@@ -24,6 +25,7 @@ use crate::{
 
 pub(crate) use config::escaped;
 pub(crate) use declare::TargetBuilder;
+pub(crate) use seal::{Sealing, seal};
 
 pub use config::read_config;
 pub use declare::{IssuerDeclaration, TargetConfigExt, TargetDeclaration};
@@ -85,6 +87,23 @@ pub trait NotifierConfig: Serialize + DeserializeOwned + JsonSchema + Debug + Se
     fn connect(self, env: Env) -> Result<Arc<dyn Notifier>>;
 }
 
+/// The configuration of a solver of ACME challenges; see [`IssuerConfig`].
+#[async_trait]
+pub trait SolverConfig: Serialize + DeserializeOwned + JsonSchema + Debug + Send + Sync + 'static {
+    /// The kind: a lower-case word.
+    const KIND: &'static str;
+    /// Other names that configurations may use for it.
+    const ALIASES: &'static [&'static str] = &[];
+
+    /// What is wrong with it, all of it.
+    fn check(&self) -> Vec<Violation> {
+        Vec::new()
+    }
+
+    /// Builds the solver. Shows nothing.
+    async fn connect(self, env: Env) -> Result<Arc<dyn Solver>>;
+}
+
 /// What a target's constructor gets besides its configuration.
 #[derive(Clone, Debug)]
 pub struct Site {
@@ -138,6 +157,61 @@ pub struct NotifierKind {
     schema: fn() -> Schema,
     check: fn(&Value) -> Result<()>,
     connect: fn(&Value, Env) -> Result<Arc<dyn Notifier>>,
+}
+
+/// One row of the solvers' table.
+#[derive(Clone, Copy)]
+pub struct SolverKind {
+    /// See [`SolverConfig::KIND`].
+    pub name: &'static str,
+    /// See [`SolverConfig::ALIASES`].
+    pub aliases: &'static [&'static str],
+    schema: fn() -> Schema,
+    check: fn(&Value) -> Result<()>,
+    connect: for<'a> fn(&'a Value, Env) -> BoxFuture<'a, Result<Arc<dyn Solver>>>,
+}
+
+impl SolverKind {
+    /// The row for this configuration.
+    pub const fn of<C: SolverConfig>() -> Self {
+        Self {
+            name: C::KIND,
+            aliases: C::ALIASES,
+            schema: || schemars::schema_for!(C),
+            check: |config| read_and_check(config, C::check).map(drop),
+            connect: |config, env| {
+                Box::pin(async move {
+                    let config = read_and_check(config, C::check)?;
+                    config.connect(env).await
+                })
+            },
+        }
+    }
+
+    /// The JSON schema of its configuration.
+    pub fn schema(&self) -> Schema {
+        (self.schema)()
+    }
+
+    /// # Errors
+    /// `Invalid`, with every violation.
+    pub fn check(&self, config: &Value) -> Result<()> {
+        (self.check)(config)
+    }
+
+    /// Builds the solver.
+    ///
+    /// # Errors
+    /// `Invalid`, with every violation, and what the constructor gives.
+    pub async fn connect(&self, config: &Value, env: Env) -> Result<Arc<dyn Solver>> {
+        (self.connect)(config, env).await
+    }
+}
+
+impl Debug for SolverKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
 }
 
 impl IssuerKind {
@@ -266,18 +340,27 @@ pub struct Connectors {
     issuers: BTreeMap<&'static str, IssuerKind>,
     targets: BTreeMap<&'static str, TargetKind>,
     notifiers: BTreeMap<&'static str, NotifierKind>,
+    solvers: BTreeMap<&'static str, SolverKind>,
+}
+
+/// The static tables of a crate.
+#[derive(Clone, Copy, Debug, Default)]
+#[allow(missing_docs)]
+pub struct Tables<'a> {
+    pub issuers: &'a [IssuerKind],
+    pub targets: &'a [TargetKind],
+    pub notifiers: &'a [NotifierKind],
+    pub solvers: &'a [SolverKind],
 }
 
 impl Connectors {
-    /// From the static tables of a crate.
+    /// With all kinds of these tables; those of the same name are replaced.
     #[must_use]
-    pub fn with(mut self, issuers: &[IssuerKind], targets: &[TargetKind]) -> Self {
-        for kind in issuers {
-            self.register_issuer(*kind);
-        }
-        for kind in targets {
-            self.register_target(*kind);
-        }
+    pub fn with(mut self, tables: Tables<'_>) -> Self {
+        self.issuers.extend(tables.issuers.iter().map(|kind| (kind.name, *kind)));
+        self.targets.extend(tables.targets.iter().map(|kind| (kind.name, *kind)));
+        self.notifiers.extend(tables.notifiers.iter().map(|kind| (kind.name, *kind)));
+        self.solvers.extend(tables.solvers.iter().map(|kind| (kind.name, *kind)));
         self
     }
 
@@ -296,6 +379,11 @@ impl Connectors {
         self.notifiers.insert(kind.name, kind);
     }
 
+    /// Adds a kind; one of the same name is replaced.
+    pub fn register_solver(&mut self, kind: SolverKind) {
+        self.solvers.insert(kind.name, kind);
+    }
+
     /// The issuers' table, by name.
     pub fn issuers(&self) -> impl Iterator<Item = &IssuerKind> {
         self.issuers.values()
@@ -309,6 +397,22 @@ impl Connectors {
     /// The notifiers' table, by name.
     pub fn notifiers(&self) -> impl Iterator<Item = &NotifierKind> {
         self.notifiers.values()
+    }
+
+    /// The solvers' table, by name.
+    pub fn solvers(&self) -> impl Iterator<Item = &SolverKind> {
+        self.solvers.values()
+    }
+
+    /// The kind of this name or alias.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the kinds that there are.
+    pub fn solver(&self, kind: &str) -> Result<&SolverKind> {
+        self.solvers
+            .get(kind)
+            .or_else(|| self.solvers.values().find(|k| k.aliases.contains(&kind)))
+            .ok_or_else(|| unknown_kind("solver", kind, self.solvers.keys()))
     }
 
     /// The kind of this name or alias.

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::sync::{broadcast, watch};
 
 use crate::{
-    Actor, Clock, Error, ErrorKind, Id, Identified, Result, SystemClock, Violation,
+    Actor, Clock, Error, ErrorKind, Id, Identified, Result, Solver, SystemClock, Violation,
     catalog::{Catalog, Parts},
     check_name,
     connectors::{IssuerDeclaration, Site, TargetBuilder, TargetDeclaration, escaped},
@@ -16,7 +16,7 @@ use crate::{
     home::{Home, IntoHome},
     records::{AuditEvent, IssuerRecord, KINDS, TargetRecord},
     store::{Change, Record, StoreExt, Stored},
-    worker::{LocalWorker, Solver, Worker},
+    worker::{LocalWorker, Worker},
 };
 
 /// Builds an [`Engine`].
@@ -197,7 +197,7 @@ async fn declare_issuer(
             break record;
         }
     };
-    let issuer = (declaration.connect)(parts.env(record.id.as_str())).await?;
+    let issuer = (declaration.connect)(parts.env(&record.id)).await?;
     catalog.declare_issuer(record.id.as_str(), issuer);
     Ok(())
 }
@@ -228,7 +228,7 @@ async fn declare_target(
         TargetBuilder::Instance(target) => target,
         TargetBuilder::Config(connect) => {
             let host = parts.hosts.host(record.place.host.as_ref().map(Id::as_str)).await?;
-            connect(Site { env: parts.env(record.id.as_str()), host, write: record.write })?
+            connect(Site { env: parts.env(&record.id), host, write: record.write })?
         }
     };
     catalog.declare_target(record.id.as_str(), target, declaration.default_probe);

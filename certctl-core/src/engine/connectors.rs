@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::{
     Actor, Error, ErrorKind, Id, Identified, Lifetime, Permission, Result, Violation, WriteMode, check_name,
-    connectors::read_config,
+    connectors::{Sealing, read_config, seal},
     engine::{Engine, Inner, commands::again_if_stale},
     host::Endpoint,
     records::{AuditEvent, Certificate, Deployment, IssuerRecord, Place, Probe, TargetRecord},
@@ -108,11 +108,13 @@ impl Engine {
             if known.as_ref().is_some_and(|known| inner.catalog.declares_issuer(known.id.as_str())) {
                 return Err(declared("issuer", &spec.name));
             }
+            let id = chosen(inner, known.as_ref().map(|known| &known.id), id.as_ref());
+            let before = known.as_ref().and_then(|known| known.config.as_ref());
             let record = IssuerRecord {
-                id: chosen(inner, known.as_ref().map(|known| &known.id), id.as_ref()),
+                config: Some(sealed(inner, &id, &kind.schema(), config, before)?),
+                id,
                 name: spec.name.as_str().into(),
                 kind: kind.name.into(),
-                config: Some(config.clone()),
             };
             put(inner, actor, known, record, spec.expected_version).await
         })
@@ -152,11 +154,13 @@ impl Engine {
             if known.as_ref().is_some_and(|known| inner.catalog.declares_target(known.id.as_str())) {
                 return Err(declared("target", &spec.name));
             }
+            let id = chosen(inner, known.as_ref().map(|known| &known.id), id.as_ref());
+            let before = known.as_ref().and_then(|known| known.config.as_ref());
             let record = TargetRecord {
-                id: chosen(inner, known.as_ref().map(|known| &known.id), id.as_ref()),
+                config: Some(sealed(inner, &id, &kind.schema(), config, before)?),
+                id,
                 name: spec.name.as_str().into(),
                 kind: kind.name.into(),
-                config: Some(config.clone()),
                 place: spec.place.clone(),
                 probe: probe.clone(),
                 write: spec.write,
@@ -335,6 +339,24 @@ async fn delete<R: Record + Identified>(
 async fn uses<R: Record>(store: &dyn Store, column: &'static str, value: ColumnValue) -> Result<bool> {
     let query = Query::of::<R>().filter(column, Test::Equal, value).select(Select::Ids).limit(1);
     Ok(!store.query(&query).await?.ids.is_empty())
+}
+
+/// The configuration as it is stored: its secrets sealed for the record.
+fn sealed<R: Record + Identified>(
+    inner: &Inner,
+    id: &Id<R>,
+    schema: &schemars::Schema,
+    config: &Value,
+    before: Option<&Value>,
+) -> Result<Value> {
+    let mut config = config.clone();
+    let with = Sealing {
+        connectors: inner.catalog.connectors(),
+        sealer: inner.catalog.sealer(),
+        owner: (R::KIND.table, id.as_str()),
+    };
+    seal(with, schema.as_value(), &mut config, before).map_err(|e| e.below("/config"))?;
+    Ok(config)
 }
 
 fn declared(noun: &str, name: &str) -> Error {

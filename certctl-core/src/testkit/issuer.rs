@@ -350,5 +350,7 @@ fn challenge(name: &SubjectAltName) -> Challenge {
         name: name.clone(),
         key_authorization: format!("{token}.thumbprint"),
         token,
+        txt: None,
+        solver: None,
     }
 }

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::{
-    Bundle, Challenge, Context, Csr, Error, Keys, Result,
+    Bundle, Challenge, Context, Csr, Error, Keys, Result, Solver,
     catalog::Catalog,
     tls::KeyType,
     worker::{
@@ -12,19 +12,6 @@ use crate::{
         proof::Prober,
     },
 };
-
-/// Shows answers to challenges where a CA will look for them.
-#[async_trait]
-pub trait Solver: Send + Sync + std::fmt::Debug {
-    /// Whether this one can show this challenge.
-    fn solves(&self, challenge: &Challenge) -> bool;
-
-    /// Shows it; showing it twice is fine.
-    async fn present(&self, cx: &Context, challenge: &Challenge) -> Result<()>;
-
-    /// Takes it away; what is not there is fine.
-    async fn retract(&self, cx: &Context, challenge: &Challenge) -> Result<()>;
-}
 
 /// Carries work out where it runs: with the keys, hosts and connectors of this process.
 #[derive(Clone, Debug)]
@@ -55,13 +42,22 @@ impl LocalWorker {
         Ok(Member { item, target, bundle, prober })
     }
 
-    fn solver(&self, challenge: &Challenge) -> Result<&Arc<dyn Solver>> {
-        self.solvers.iter().find(|solver| solver.solves(challenge)).ok_or_else(|| {
-            Error::unsupported(format!(
-                "nobody here can show a {:?} challenge for {}: register a solver",
-                challenge.kind, challenge.name
-            ))
-        })
+    /// The process's own solvers come first: what it serves itself is where the CA will look.
+    async fn solver(&self, challenge: &Challenge) -> Result<Arc<dyn Solver>> {
+        if let Some(solver) = self.solvers.iter().find(|solver| solver.solves(challenge)) {
+            return Ok(solver.clone());
+        }
+        if let Some(spec) = &challenge.solver {
+            let solver = self.catalog.solver(spec).await?;
+            if solver.solves(challenge) {
+                return Ok(solver);
+            }
+        }
+        Err(Error::unsupported(format!(
+            "nobody here can show a {} challenge for {}: configure how, or register a solver",
+            challenge.kind.as_str(),
+            challenge.name
+        )))
     }
 }
 
@@ -86,11 +82,11 @@ impl Worker for LocalWorker {
             }
             Work::Plan(item) => Ok(WorkReport::Plan(deploy::plan(cx, &self.member(*item).await?).await?)),
             Work::Present(challenge) => {
-                self.solver(&challenge)?.present(cx, &challenge).await?;
+                self.solver(&challenge).await?.present(cx, &challenge).await?;
                 Ok(WorkReport::Done)
             }
             Work::Retract(challenge) => {
-                self.solver(&challenge)?.retract(cx, &challenge).await?;
+                self.solver(&challenge).await?.retract(cx, &challenge).await?;
                 Ok(WorkReport::Done)
             }
             Work::ForgetKey(key) => {

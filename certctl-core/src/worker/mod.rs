@@ -17,7 +17,7 @@ use crate::{
     target::Plan,
 };
 
-pub use local::{LocalWorker, Solver};
+pub use local::LocalWorker;
 pub use proof::{EndpointProof, Prober, Proof, Served, Verdict, Wanted};
 
 /// A piece of work: a value, repeatable by the ids in it. No private key is ever part of one.
