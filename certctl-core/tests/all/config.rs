@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use certctl_core::{
-    Error, ErrorKind, Lifetime, SecretRef, SubjectAltName, Violation,
+    Error, ErrorKind, Lifetime, Secret, SecretRef, SubjectAltName, Violation,
     connectors::{IssuerConfig, IssuerKind, read_config},
     host::HostPath,
 };
@@ -135,9 +135,7 @@ fn each_violation_says_what_to_do() {
 
 #[test]
 fn no_value_is_repeated() {
-    for secret in
-        [json!("hunter2"), json!({ "value": "hunter2" }), json!({ "env": ["hunter2"] }), json!(["hunter2"])]
-    {
+    for secret in [json!({ "value": "hunter2" }), json!({ "env": ["hunter2"] }), json!(["hunter2"])] {
         let error = wrong(with(json!({ "token": secret })));
         assert!(error.violations()[0].pointer.starts_with("/token"), "{error:?}");
         let all = format!("{error:?} {}", serde_json::to_string(&error.report()).unwrap());
@@ -147,6 +145,15 @@ fn no_value_is_repeated() {
     let error = wrong(with(json!({ "port": "hunter2, expected hunter2", "mode": "hunter2", "url": 90210 })));
     let all = format!("{error:?} {}", serde_json::to_string(&error.report()).unwrap());
     assert!(!all.contains("hunter2") && !all.contains("90210"), "{all}");
+}
+
+#[test]
+fn a_secret_in_clear_is_read_and_never_written() {
+    let config: Config = read_config(&with(json!({ "token": "hunter2" }))).unwrap();
+    assert_eq!(config.token, Some(SecretRef::Value(Secret::new("hunter2"))));
+    assert!(!format!("{config:?}").contains("hunter2"));
+    let refused = serde_json::to_value(&config).unwrap_err().to_string();
+    assert!(!refused.contains("hunter2") && refused.contains("never written"), "{refused}");
 }
 
 #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
