@@ -1,0 +1,100 @@
+//! Enums that are text in JSON, and other habits of JSON writers.
+
+use serde::{Deserialize, Deserializer};
+
+/// An enum whose variants are known texts, with `Other` for the rest: reading never fails.
+macro_rules! text_enum {
+    (
+        $(#[$meta:meta])*
+        $name:ident, prefix $prefix:literal, other $other:literal,
+        $($(#[$variant_meta:meta])* $variant:ident = $text:literal,)+
+    ) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum $name {
+            $($(#[$variant_meta])* $variant,)+
+            #[doc = $other]
+            Other(String),
+        }
+
+        impl $name {
+            /// As it is sent.
+            pub fn as_str(&self) -> &str {
+                match self {
+                    $(Self::$variant => concat!($prefix, $text),)+
+                    Self::Other(text) => text,
+                }
+            }
+        }
+
+        impl From<&str> for $name {
+            fn from(text: &str) -> Self {
+                match text {
+                    $(concat!($prefix, $text) => Self::$variant,)+
+                    other => Self::Other(other.to_owned()),
+                }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.as_str())
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+                Ok(Self::from(&*text))
+            }
+        }
+    };
+}
+pub(crate) use text_enum;
+
+/// `null` for a list or a flag that has nothing to say: servers in Go write it.
+pub(crate) fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// For `skip_serializing_if`.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+pub(crate) fn is_false(flag: &bool) -> bool {
+    !*flag
+}
+
+/// Foreign text for people: control characters and those that change the direction of writing are replaced by spaces, and
+/// it is cut after `max` characters.
+pub(crate) fn shown(text: &str, max: usize) -> String {
+    let mut out = String::new();
+    let mut len = 0;
+    for c in text.chars() {
+        let c = if is_harmful(c) { ' ' } else { c };
+        if c == ' ' && (out.is_empty() || out.ends_with(' ')) {
+            continue;
+        }
+        if len == max {
+            out.push('…');
+            break;
+        }
+        out.push(c);
+        len += 1;
+    }
+    out.truncate(out.trim_end().len());
+    out
+}
+
+fn is_harmful(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+            | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
