@@ -1,6 +1,6 @@
 //! What a certificate authority looks like to the engine.
 
-use std::fmt::Debug;
+use std::{fmt::Debug, sync::Arc};
 
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    Chain, Context, Csr, Error, Id, KeyAlgorithm, Lifetime, Result, SolverSpec, SubjectAltName, Timestamp,
-    X509Certificate,
+    Account, Chain, Context, Csr, Error, Id, KeyAlgorithm, Lifetime, Result, Signer, SolverSpec,
+    SubjectAltName, Timestamp, X509Certificate,
     records::{Attempt, Profile},
 };
 
@@ -39,8 +39,8 @@ pub trait Issuer: Send + Sync + Debug {
     async fn recover(&self, cx: &Context, order: &Order) -> Result<Option<Progress>>;
 
     /// Revokes a certificate of this CA.
-    async fn revoke(&self, cx: &Context, chain: &Chain, reason: RevocationReason) -> Result<()> {
-        let (_, _, _) = (cx, chain, reason);
+    async fn revoke(&self, cx: &Context, revocation: &Revocation) -> Result<()> {
+        let (_, _) = (cx, revocation);
         Err(Error::unsupported(format!("the issuer kind {} can't revoke", self.kind())))
     }
 
@@ -49,6 +49,11 @@ pub trait Issuer: Send + Sync + Debug {
     async fn trust_anchors(&self, cx: &Context) -> Result<Vec<X509Certificate>> {
         let _ = cx;
         Ok(Vec::new())
+    }
+
+    /// The account that it has at its CA, where there is such a thing.
+    fn account(&self) -> Option<&dyn Account> {
+        None
     }
 
     /// When the CA wants this certificate renewed (RFC 9773), if it has an opinion.
@@ -79,6 +84,9 @@ pub struct IssuerCapabilities {
     pub key_algorithms: Vec<KeyAlgorithm>,
     /// Whether it revokes.
     pub revoke: bool,
+    /// Whether it has an opinion about when to renew: see [`Issuer::renewal_window`].
+    #[serde(default)]
+    pub renewal_info: bool,
 }
 
 /// How an issuer finds out what became of an order whose answer was lost.
@@ -274,6 +282,17 @@ pub struct RenewalWindow {
     pub explanation: Option<String>,
 }
 
+/// What is revoked, and why.
+#[derive(Clone, Debug)]
+pub struct Revocation {
+    /// The certificate with its chain.
+    pub chain: Chain,
+    /// Why.
+    pub reason: RevocationReason,
+    /// The certificate's own key, for a CA that takes its word instead of the account's (RFC 8555 section 7.6).
+    pub key: Option<Arc<dyn Signer>>,
+}
+
 /// Why a certificate is revoked (RFC 5280 section 5.3.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -303,6 +322,7 @@ impl IssuerCapabilities {
             lifetime: true,
             key_algorithms: Vec::new(),
             revoke: false,
+            renewal_info: false,
         }
     }
 

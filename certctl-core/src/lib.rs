@@ -1,5 +1,6 @@
 //! Traits, records and the lifecycle engine of certctl.
 
+mod account;
 mod actor;
 mod ca;
 mod catalog;
@@ -32,6 +33,7 @@ pub mod tls;
 pub mod worker;
 mod x509;
 
+pub use account::{Account, AccountInfo};
 pub use actor::{Actor, Permission, Role};
 pub use ca::{CertificateAuthority, ExtendedKeyUsage, LeafRequest};
 pub use catalog::Catalog;
@@ -46,7 +48,7 @@ pub use home::{Home, IntoHome};
 pub use id::{Id, Identified, check_name};
 pub use issuer::{
     Challenge, ChallengeKind, Handle, Issuer, IssuerCapabilities, Order, Progress, Recovery, RenewalWindow,
-    RevocationReason, TxtRecord, issue,
+    Revocation, RevocationReason, TxtRecord, issue,
 };
 pub use keys::{Key, Keys, MemoryKeys};
 pub use notifier::{Notification, Notifier, NotifierCapabilities, Severity};

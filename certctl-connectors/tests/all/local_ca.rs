@@ -9,7 +9,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use certctl_connectors::issuers::{ISSUERS, LocalCa};
+use certctl_connectors::{ISSUERS, issuers::LocalCa};
 use certctl_core::{
     Chain, Clock, Context, Env, Error, ErrorKind, ExtendedKeyUsage, Issuer, KeyAlgorithm, KeyKind, Lifetime,
     Order, PrivateKey, Progress, Result, Secret, State, Timestamp,

@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use crate::{
     CertificateAuthority, Chain, Challenge, ChallengeKind, Context, Effect, Error, ErrorKind,
     ExtendedKeyUsage, Handle, Id, Issuer, IssuerCapabilities, KeyAlgorithm, LeafRequest, Lifetime, Order,
-    PrivateKey, Progress, PublicKey, Recovery, Result, Retry, RevocationReason, SubjectAltName, Timestamp,
+    PrivateKey, Progress, PublicKey, Recovery, Result, Retry, Revocation, SubjectAltName, Timestamp,
     X509Certificate, random, records::Attempt,
 };
 
@@ -318,11 +318,11 @@ impl Issuer for ScriptedIssuer {
         self.step(cx, order, &script).await.map(Some)
     }
 
-    async fn revoke(&self, _: &Context, chain: &Chain, _: RevocationReason) -> Result<()> {
+    async fn revoke(&self, _: &Context, revocation: &Revocation) -> Result<()> {
         if !self.capabilities.revoke {
             return Err(Error::unsupported("the scripted CA can't revoke"));
         }
-        self.state().revoked.push(chain.clone());
+        self.state().revoked.push(revocation.chain.clone());
         Ok(())
     }
 

@@ -25,6 +25,7 @@ struct Inner {
     subject_der: Vec<u8>,
     issuer_der: Vec<u8>,
     subject_common_name: Option<String>,
+    issuer_common_name: Option<String>,
     names: Vec<SubjectAltName>,
     other_names: usize,
     /// A certificate can be looked at although its key is one that we would not certify.
@@ -68,6 +69,7 @@ impl X509Certificate {
             subject_der: parsed.subject().as_raw().to_vec(),
             issuer_der: parsed.issuer().as_raw().to_vec(),
             subject_common_name: common_name(parsed.subject()),
+            issuer_common_name: common_name(parsed.issuer()),
             names: Vec::new(),
             other_names: 0,
             public_key: PublicKey::from_parsed(parsed.public_key()),
@@ -124,6 +126,11 @@ impl X509Certificate {
     /// The subject's common name, where it has one.
     pub fn subject_common_name(&self) -> Option<&str> {
         self.0.subject_common_name.as_deref()
+    }
+
+    /// The issuer's common name, if it has one.
+    pub fn issuer_common_name(&self) -> Option<&str> {
+        self.0.issuer_common_name.as_deref()
     }
 
     /// The names it is for that can be expressed as a [`SubjectAltName`].

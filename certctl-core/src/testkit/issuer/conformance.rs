@@ -2,7 +2,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     Chain, Challenge, Clock, Context, Csr, ErrorKind, Handle, Id, Issuer, KeyAlgorithm, Lifetime, Order,
-    PrivateKey, Progress, Recovery, RevocationReason, SubjectAltName, X509Certificate, random,
+    PrivateKey, Progress, Recovery, Revocation, RevocationReason, SubjectAltName, X509Certificate, random,
     records::Profile, testkit::clock::TestClock,
 };
 
@@ -170,7 +170,8 @@ impl Suite<'_> {
 
     async fn revocation(&self) {
         let (_, chain) = self.issued(KeyAlgorithm::EcdsaP256, &[self.a_name()], None).await;
-        let answer = self.issuer.revoke(&self.cx, &chain, RevocationReason::Superseded).await;
+        let revocation = Revocation { chain, reason: RevocationReason::Superseded, key: None };
+        let answer = self.issuer.revoke(&self.cx, &revocation).await;
         if self.issuer.capabilities().revoke {
             answer.expect("it says that it revokes");
         } else {
