@@ -21,6 +21,7 @@ mod jobs;
 mod json_worker;
 mod kill;
 mod nginx;
+mod peers;
 mod processes;
 mod races;
 mod readme;

@@ -1,0 +1,100 @@
+//! The servers themselves: what the other tests take for granted.
+
+use super::{
+    Binary, CHALLTESTSRV, Challtestsrv, OLD_PEBBLE, PEBBLE, Pebble, PebbleOptions, dns, has, http, tls,
+};
+
+#[tokio::test]
+async fn challtestsrv_answers_what_it_is_told() {
+    if !has(&[CHALLTESTSRV]) {
+        return;
+    }
+    let names = Challtestsrv::start().await;
+    let a = async || dns::ask(names.addr(), "web.test", dns::A).await.unwrap();
+    assert!(dns::holds(&a().await, &[0, 4, 127, 0, 0, 1]), "the default");
+    names.add_a("web.test", "127.0.0.7").await;
+    assert!(dns::holds(&a().await, &[0, 4, 127, 0, 0, 7]));
+    names.clear_a("web.test").await;
+    names.set_default_ipv4("").await;
+    assert_eq!(dns::answers(&a().await), 0);
+
+    names.add_txt("_acme-challenge.web.test", "proof").await;
+    let txt = async |name: &str| dns::ask(names.addr(), name, dns::TXT).await.unwrap();
+    assert!(dns::holds(&txt("_acme-challenge.web.test").await, b"\x05proof"));
+    names.set_cname("_acme-challenge.alias.test", "_acme-challenge.web.test").await;
+    let aliased = txt("_acme-challenge.alias.test").await;
+    assert!(dns::holds(&aliased, b"\x05proof"));
+    assert_eq!(dns::answers(&aliased), 2, "the alias and what it points to");
+    names.clear_txt("_acme-challenge.web.test").await;
+    assert_eq!(dns::answers(&txt("_acme-challenge.web.test").await), 0);
+
+    let kinds: Vec<_> =
+        names.dns_requests("web.test").await.iter().map(|r| r["Question"]["Qtype"].clone()).collect();
+    assert_eq!(kinds, [dns::A, dns::A, dns::A]);
+    names.clear_requests("web.test").await;
+    assert!(names.dns_requests("web.test").await.is_empty());
+}
+
+#[tokio::test]
+async fn pebble_serves_its_directory_to_who_trusts_its_ca() {
+    if !has(&[CHALLTESTSRV, PEBBLE]) {
+        return;
+    }
+    let names = Challtestsrv::start().await;
+    let options = PebbleOptions {
+        chain_length: 2,
+        alternate_roots: 1,
+        eab: Some((
+            "kid-1".to_owned(),
+            "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W".into(),
+        )),
+        ..PebbleOptions::new(&names)
+    };
+    let pebble = Pebble::start(options).await;
+    let directory = pebble.directory().await;
+    let at = format!("https://localhost:{}/", pebble.addr().port());
+    for resource in ["newNonce", "newAccount", "newOrder", "revokeCert", "keyChange", "renewalInfo"] {
+        assert!(directory[resource].as_str().unwrap().starts_with(&at), "{directory:#}");
+    }
+    assert_eq!(directory["meta"]["externalAccountRequired"], true);
+    let profiles = directory["meta"]["profiles"].as_object().unwrap();
+    assert_eq!(profiles.keys().collect::<Vec<_>>(), ["default", "shortlived"]);
+
+    let roots = [pebble.root(0).await, pebble.root(1).await];
+    assert_ne!(roots[0], roots[1]);
+    assert!(roots.iter().all(|root| root.is_self_issued()));
+    assert!(pebble.intermediate(0).await.is_ca());
+    assert_eq!(pebble.status(roots[0].serial()).await.unwrap()["Status"], "Valid");
+    let https = certctl::Chain::from_pem(&std::fs::read(pebble.ca_file()).unwrap()).unwrap();
+    assert_eq!(pebble.status(https.leaf().serial()).await, None, "it is not one of its own");
+
+    // Somebody else's CA is not enough.
+    let other = tempfile::tempdir().unwrap();
+    let stranger = tls::ServerFiles::create(other.path()).await.client();
+    http::request(pebble.addr().port(), Some(&stranger), "GET", "/dir", "").await.unwrap_err();
+}
+
+#[tokio::test]
+async fn the_old_pebble_has_neither_profiles_nor_renewal_information() {
+    if !has(&[CHALLTESTSRV, OLD_PEBBLE]) {
+        return;
+    }
+    let names = Challtestsrv::start().await;
+    let pebble =
+        Pebble::start(PebbleOptions { binary: Binary::Debian24, ..PebbleOptions::new(&names) }).await;
+    let directory = pebble.directory().await;
+    assert!(directory["newOrder"].is_string());
+    assert!(directory["renewalInfo"].is_null() && directory["meta"]["profiles"].is_null(), "{directory:#}");
+}
+
+#[tokio::test]
+async fn a_server_ends_with_its_rig() {
+    if !has(&[CHALLTESTSRV]) {
+        return;
+    }
+    let names = Challtestsrv::start().await;
+    let addr = names.addr();
+    tokio::net::TcpStream::connect(addr).await.unwrap();
+    drop(names);
+    tokio::net::TcpStream::connect(addr).await.unwrap_err();
+}
