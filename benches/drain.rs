@@ -259,6 +259,7 @@ fn sample(clock: &TestClock, chain: &certctl::Chain) -> Sample {
         state: certctl::records::JobState::Done,
         step: serde_json::Value::Null,
         failures: 0,
+        setback: None,
         due: None,
         cancel: false,
         last_error: None,

@@ -246,6 +246,7 @@ fn job(placement: &Stored<Placement>, at: Timestamp) -> Job {
         state: JobState::Ready,
         step: serde_json::json!({ "at": "request", "generation": 0 }),
         failures: 0,
+        setback: None,
         due: Some(NOW),
         cancel: false,
         last_error: None,

@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    Account, Chain, Context, Csr, Error, Id, KeyAlgorithm, Lifetime, Result, Signer, SolverSpec,
+    Account, Chain, Context, Csr, Error, ErrorReport, Id, KeyAlgorithm, Lifetime, Result, Signer, SolverSpec,
     SubjectAltName, Timestamp, X509Certificate,
+    engine::plan,
     records::{Attempt, Profile},
 };
 
@@ -26,7 +27,8 @@ pub trait Issuer: Send + Sync + Debug {
     /// crash, leads to [`Issuer::recover`], never to a second `submit` of the same attempt.
     async fn submit(&self, cx: &Context, order: &Order) -> Result<Progress>;
 
-    /// Goes on with an order that was not finished.
+    /// Goes on with an order that was not finished. An order that has ended for the worse is [`Progress::Failed`]; an error
+    /// says that this step could not be done. One that can't be tried again ends the order as well.
     async fn poll(&self, cx: &Context, order: &Order, handle: Handle) -> Result<Progress> {
         let (_, _, _) = (cx, order, handle);
         Err(Error::internal(format!("the issuer kind {} gave a handle that it can't poll", self.kind())))
@@ -141,13 +143,15 @@ impl Order {
 /// Obtains one certificate for a request, without an engine: asks, and polls as long as the CA says to wait.
 ///
 /// # Errors
-/// What the issuer gives; `Unsupported` if it wants challenges presented, which needs an engine; `BadResponse` if it answers
-/// with a certificate for another key or other names.
+/// What the issuer gives, also as the end of the order; `Unsupported` if it wants challenges presented, which needs an engine;
+/// `BadResponse` if it answers with a certificate for another key or other names.
 pub async fn issue(issuer: &dyn Issuer, cx: &Context, csr: Csr, profile: Profile) -> Result<Chain> {
     let order = Order::from_csr(csr, profile, cx.clock.now());
     let capabilities = issuer.capabilities();
     capabilities.check(issuer.kind(), &order.names, None, order.profile.lifetime)?;
     let mut progress = issuer.submit(cx, &order).await?;
+    let mut held: Option<Handle> = None;
+    let mut at_once = 0;
     loop {
         progress = match progress {
             Progress::Issued { chain } => {
@@ -158,9 +162,17 @@ pub async fn issue(issuer: &dyn Issuer, cx: &Context, csr: Csr, profile: Profile
                 return Ok(chain);
             }
             Progress::Waiting { handle, at } => {
-                cx.clock.sleep_until(at).await;
+                let now = cx.clock.now();
+                if at <= now && held.as_ref() != Some(&handle) && at_once < plan::POLLS_AT_ONCE {
+                    at_once += 1;
+                } else {
+                    at_once = 0;
+                    cx.clock.sleep_until(plan::poll_at(at, now)).await;
+                }
+                held = Some(handle.clone());
                 issuer.poll(cx, &order, handle).await?
             }
+            Progress::Failed { error } => return Err(error.into()),
             Progress::Challenges { .. } => {
                 return Err(Error::unsupported(format!(
                     "the issuer kind {} wants challenges presented: use an engine",
@@ -175,7 +187,9 @@ pub async fn issue(issuer: &dyn Issuer, cx: &Context, csr: Csr, profile: Profile
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Progress {
-    /// Ask again with this handle, not before that time.
+    /// Ask again with this handle, not before that time. With a handle that differs from the one before and a time that
+    /// is not in the future, the handle is stored and asked for at once, a few times in a row at most
+    /// ([`plan::POLLS_AT_ONCE`]); otherwise not within a second, and after a day at the latest ([`plan::poll_at`]).
     Waiting {
         /// What the CA gave to hold.
         handle: Handle,
@@ -193,6 +207,11 @@ pub enum Progress {
     Issued {
         /// Leaf first.
         chain: Chain,
+    },
+    /// The order has ended without a certificate, such as an ACME order that became `invalid` (RFC 8555 section 7.1.6).
+    Failed {
+        /// Why. Its `retry` says whether another order may be made, and when.
+        error: ErrorReport,
     },
 }
 

@@ -19,7 +19,7 @@ use crate::rig::{KEY, Rig, actor, assert_attention, assert_no_open_job, only_dep
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// Runs the life for both kinds of worker and both ways to recover.
-async fn each(recoveries: &[Recovery], life: impl AsyncFn(Rig)) {
+pub async fn each(recoveries: &[Recovery], life: impl AsyncFn(Rig)) {
     for recovery in recoveries {
         for json in [false, true] {
             let rig = Rig::new(*recovery, json).await;
@@ -29,16 +29,16 @@ async fn each(recoveries: &[Recovery], life: impl AsyncFn(Rig)) {
     }
 }
 
-const RECOVERABLE: &[Recovery] = &[Recovery::Idempotent, Recovery::Searchable];
-const ALL: &[Recovery] = &[Recovery::Idempotent, Recovery::Searchable, Recovery::None];
+pub const RECOVERABLE: &[Recovery] = &[Recovery::Idempotent, Recovery::Searchable];
+pub const ALL: &[Recovery] = &[Recovery::Idempotent, Recovery::Searchable, Recovery::None];
 
 #[track_caller]
-fn assert_status(certificate: &Certificate, status: CertificateStatus) {
+pub fn assert_status(certificate: &Certificate, status: CertificateStatus) {
     assert_eq!(certificate.status, status, "{certificate:#?}");
 }
 
 /// Lets the time pass until the open issue job is due, and steps it.
-async fn next_try(rig: &Rig, engine: &Engine, certificate: &Certificate) -> Stored<Certificate> {
+pub async fn next_try(rig: &Rig, engine: &Engine, certificate: &Certificate) -> Stored<Certificate> {
     let job = open(engine, certificate, "issue").await;
     rig.clock.set(job.due.expect("the job waits for a time"));
     engine.ensure(&actor(), spec()).await.unwrap()
@@ -226,7 +226,7 @@ async fn what_is_pending_is_polled_by_the_loop_when_it_is_due() {
 
 /// Shows challenges to the scripted CA.
 #[derive(Debug)]
-struct Shower {
+pub struct Shower {
     rig: Rig,
     state: Mutex<Shown>,
 }
@@ -236,14 +236,28 @@ struct Shown {
     now: Vec<Challenge>,
     presented: usize,
     fail: Option<Error>,
+    hook: Option<fn(&Rig)>,
 }
 
 impl Shower {
-    fn new(rig: &Rig) -> Arc<Self> {
+    pub fn new(rig: &Rig) -> Arc<Self> {
         Arc::new(Self { rig: rig.clone(), state: Mutex::default() })
     }
 
-    fn shown(&self) -> usize {
+    /// Does this when both names are shown, before anybody can see that.
+    pub fn before_the_last(&self, hook: fn(&Rig)) {
+        self.state.lock().unwrap().hook = Some(hook);
+    }
+
+    pub fn fail(&self, error: Option<Error>) {
+        self.state.lock().unwrap().fail = error;
+    }
+
+    pub fn presented(&self) -> usize {
+        self.state.lock().unwrap().presented
+    }
+
+    pub fn shown(&self) -> usize {
         self.state.lock().unwrap().now.len()
     }
 }
@@ -263,6 +277,9 @@ impl Solver for Shower {
             state.now.push(challenge.clone());
         }
         state.presented += 1;
+        if let (2, Some(hook)) = (state.now.len(), state.hook) {
+            hook(&self.rig);
+        }
         self.rig.ca.set_presented(state.now.len() == 2);
         Ok(())
     }
@@ -322,7 +339,7 @@ async fn a_challenge_that_nobody_can_show_asks_for_attention() {
         let certificate = engine.ensure(&actor(), spec().dns("www.web.test")).await.unwrap();
         let job = assert_attention(&engine, &certificate, "register a solver").await;
         let reason = certificate.reason.as_ref().unwrap();
-        assert!(reason.message.contains("web.test") && reason.message.contains("Http01"), "{reason:?}");
+        assert!(reason.message.contains("web.test") && reason.message.contains("http-01"), "{reason:?}");
 
         // The program is started again, with a solver; the same order goes on.
         let shower = Shower::new(&rig);

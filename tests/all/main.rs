@@ -21,6 +21,7 @@ mod jobs;
 mod json_worker;
 mod kill;
 mod nginx;
+mod orders;
 mod peers;
 mod processes;
 mod races;

@@ -47,6 +47,7 @@ pub(super) fn blank_job(
         state: JobState::Ready,
         step: Value::Null,
         failures: 0,
+        setback: None,
         due: Some(now),
         cancel: false,
         last_error: None,
@@ -100,6 +101,7 @@ pub(super) fn kick(engine: &Inner, job: &mut Job) {
     job.state = JobState::Ready;
     job.due = Some(engine.clock.now());
     job.failures = 0;
+    job.setback = None;
     job.cancel = false;
 }
 

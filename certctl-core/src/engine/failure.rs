@@ -13,7 +13,7 @@ use crate::{
     random,
     records::{
         Attempt, AttemptState, AuditEvent, Certificate, CertificateStatus, Deployment, DeploymentState, Job,
-        JobState,
+        JobState, Setback,
     },
     store::{Change, LeaseUse, StoreExt, Stored},
 };
@@ -26,11 +26,13 @@ pub(super) struct Failure {
     pub(super) step: Option<issue::Step>,
     /// The CA has refused this attempt for certain.
     pub(super) dead: Option<Id<Attempt>>,
+    /// It was not the step that failed: the order has ended. Such ends count in a row, whatever goes well between them.
+    pub(super) ended: bool,
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self { error, step: None, dead: None }
+        Self { error, step: None, dead: None, ended: false }
     }
 }
 
@@ -66,7 +68,7 @@ async fn record_one(engine: &Inner, held: &Held, failure: &Failure) -> Result<()
             return Ok(());
         }
         let report = failure.error.report();
-        decide(engine, &mut held.job, &report, spread);
+        decide(engine, &mut held.job, &report, failure.ended, spread);
         let attention = held.job.state == JobState::Attention;
         tracing::warn!(
             job = %held.job.id, kind = %held.job.kind, error = %failure.error, state = held.job.state.as_str(),
@@ -90,13 +92,18 @@ async fn record_one(engine: &Inner, held: &Held, failure: &Failure) -> Result<()
     }
 }
 
-fn decide(engine: &Inner, job: &mut Job, report: &ErrorReport, spread: f64) {
+fn decide(engine: &Inner, job: &mut Job, report: &ErrorReport, ended: bool, spread: f64) {
     let now = engine.clock.now();
     if job.cancel && obeys(job) {
         return due(job, now);
     }
     job.failures += 1;
     job.last_error = Some(report.clone());
+    if ended {
+        let times = 1 + job.setback.as_ref().map_or(0, |setback| setback.times);
+        job.failures = times;
+        job.setback = Some(Setback { times, error: report.clone() });
+    }
     // Another job of the batch was asked to stop, not this one.
     if report.kind == ErrorKind::Cancelled && job.failures < FAILURES_BEFORE_ATTENTION {
         return due(job, now);

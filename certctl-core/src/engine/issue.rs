@@ -16,6 +16,7 @@ use crate::{
         failure::Failure,
         finish,
         held::{self, Held, is_conflict, is_stale},
+        plan,
     },
     random,
     records::{
@@ -29,6 +30,9 @@ pub(super) const KIND: &str = "issue";
 
 /// How long a CA is left alone that asks for challenges which are shown already.
 const CHALLENGED_AGAIN: Duration = Duration::from_secs(30);
+
+/// How many challenges an order may want for each name, over time: no CA has us present for ever.
+const CHALLENGES_PER_NAME: usize = 20;
 
 /// Where an issue job is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -58,6 +62,8 @@ pub(super) enum Step {
 
 pub(super) enum Next {
     Again,
+    /// The order has gone on and does so at once.
+    AtOnce,
     Released,
 }
 
@@ -85,24 +91,30 @@ pub(super) fn never_asked(job: &Job) -> bool {
 pub(super) async fn run(engine: &Inner, mut held: Held, cx: &Context) -> Result<(), Failure> {
     // Whether this very process committed the step that the job is at.
     let mut own = false;
+    // How often the order has gone on at once: no CA keeps this job busy for ever.
+    let mut at_once = 0;
     loop {
         let step: Step = held.step()?;
         let next = match step {
             Step::Request { generation } => request(engine, &mut held, cx, generation).await?,
             Step::Submit { attempt, generation, asked } => {
-                submit(engine, &mut held, cx, &attempt, generation, asked && !own).await?
+                submit(engine, &mut held, cx, &attempt, generation, asked && !own, at_once).await?
             }
             Step::Poll { attempt, generation, shown, missing } if !missing.is_empty() => {
                 let at = Step::Poll { attempt, generation, shown, missing: Vec::new() };
                 show(engine, &mut held, &at, missing).await?
             }
             Step::Poll { attempt, generation, shown, .. } => {
-                poll(engine, &mut held, cx, &attempt, generation, &shown).await?
+                poll(engine, &mut held, cx, &attempt, generation, &shown, at_once).await?
             }
             Step::Deploy { version } => finish::run(engine, &mut held, cx, &version).await?,
         };
         match next {
             Next::Again => own = true,
+            Next::AtOnce => {
+                own = true;
+                at_once += 1;
+            }
             Next::Released => return Ok(()),
         }
     }
@@ -202,6 +214,7 @@ async fn submit(
     attempt: &Id<Attempt>,
     generation: u32,
     recover: bool,
+    at_once: u32,
 ) -> Result<Next, Failure> {
     let Step::Submit { asked, .. } = held.step()? else {
         return Err(Error::internal("the job is not at its submit step").into());
@@ -229,7 +242,7 @@ async fn submit(
     if recover {
         match recovered(&*issuer, cx, &order).await {
             Ok(Some(progress)) => {
-                let at = At { attempt, certificate, placement, generation, issuer };
+                let at = At { attempt, certificate, placement, generation, issuer, at_once };
                 return went_on(engine, held, cx, at, Vec::new(), progress).await;
             }
             Ok(None) => {}
@@ -237,7 +250,7 @@ async fn submit(
             Err(_) if held.job.cancel => return Ok(cancel(engine, held, Some(&attempt.id), &[]).await?),
             Err(error) if issuer.capabilities().recovery == Recovery::None => {
                 let step = Some(Step::Request { generation: generation + 1 });
-                return Err(Failure { error, step, dead: None });
+                return Err(Failure { error, step, dead: None, ended: false });
             }
             // Whatever went wrong, it says nothing about the order: the step stays.
             Err(error) => return Err(error.into()),
@@ -248,7 +261,7 @@ async fn submit(
     }
     match issuer.submit(cx, &order).await {
         Ok(progress) => {
-            let at = At { attempt, certificate, placement, generation, issuer };
+            let at = At { attempt, certificate, placement, generation, issuer, at_once };
             went_on(engine, held, cx, at, Vec::new(), progress).await
         }
         Err(error) => Err(refused(error, &attempt.id, generation, &*issuer)),
@@ -278,6 +291,7 @@ async fn poll(
     attempt: &Id<Attempt>,
     generation: u32,
     shown: &[Challenge],
+    at_once: u32,
 ) -> Result<Next, Failure> {
     if held.job.cancel {
         return Ok(cancel(engine, held, Some(attempt), shown).await?);
@@ -291,13 +305,14 @@ async fn poll(
     })?;
     match issuer.poll(cx, &order, handle).await {
         Ok(progress) => {
-            let at = At { attempt, certificate, placement, generation, issuer };
+            let at = At { attempt, certificate, placement, generation, issuer, at_once };
             went_on(engine, held, cx, at, shown.to_vec(), progress).await
         }
         Err(error) if error.retry() == Retry::Never && error.effect() == Effect::None => Err(Failure {
             error,
             step: Some(Step::Request { generation: generation + 1 }),
             dead: Some(attempt.id.clone()),
+            ended: false,
         }),
         Err(error) => Err(error.into()),
     }
@@ -310,6 +325,8 @@ struct At {
     placement: Stored<Placement>,
     generation: u32,
     issuer: std::sync::Arc<dyn Issuer>,
+    /// How often it has gone on at once.
+    at_once: u32,
 }
 
 async fn went_on(
@@ -321,20 +338,47 @@ async fn went_on(
     progress: Progress,
 ) -> Result<Next, Failure> {
     held.job.failures = 0;
-    held.job.last_error = None;
+    // Why the last order ended stays to be seen until one ends well.
+    held.job.last_error = held.job.setback.as_ref().map(|setback| setback.error.clone());
     match progress {
         Progress::Waiting { handle, at: due } => {
+            let now = engine.clock.now();
+            let goes_on = due <= now && at.attempt.handle.as_ref() != Some(&handle);
             save_handle(held, &mut at, shown, handle)?;
-            // A CA that says "now" is asked again, but not in a circle.
-            held.wait_until(due.max(engine.clock.now() + Duration::from_secs(1)));
+            if goes_on && at.at_once < plan::POLLS_AT_ONCE {
+                held.wait_until(now);
+                let event = held.event(engine, "order.went_on");
+                held.save(engine, event, LeaseUse::Keep, |change| change.update(&at.attempt)).await?;
+                return Ok(Next::AtOnce);
+            }
+            let due = plan::poll_at(due, now);
+            held.wait_until(due);
             let event = held.event(engine, "order.waiting").with("until", due.to_string());
             held.save(engine, event, LeaseUse::Release, |change| change.update(&at.attempt)).await?;
             Ok(Next::Released)
         }
+        Progress::Failed { error } => {
+            // Nothing was issued, whatever the report says: another order is no second certificate.
+            let error = Error::from(error).with_effect(Effect::None).with("attempt", &at.attempt.id);
+            let step = Some(Step::Request { generation: at.generation + 1 });
+            Err(Failure { error, step, dead: Some(at.attempt.id.clone()), ended: true })
+        }
         Progress::Challenges { handle, present } => {
             at.attempt.handle = Some(handle);
+            let fresh = present.iter().filter(|challenge| !shown.contains(challenge)).count();
+            let names = at.attempt.names.len();
+            if shown.len() + fresh > CHALLENGES_PER_NAME * names {
+                let message = format!(
+                    "the issuer kind {} wants ever new challenges presented: {} so far, for {names} names",
+                    at.issuer.kind(),
+                    shown.len() + fresh
+                );
+                let error = Error::new(ErrorKind::BadResponse, message).with("attempt", &at.attempt.id);
+                let step = Some(Step::Request { generation: at.generation + 1 });
+                return Err(Failure { error, step, dead: Some(at.attempt.id.clone()), ended: true });
+            }
             // A CA that wants to see once more what is shown already is given time, not asked in a circle.
-            let again = !present.is_empty() && present.iter().all(|challenge| shown.contains(challenge));
+            let again = !present.is_empty() && fresh == 0;
             let step = Step::Poll {
                 attempt: at.attempt.id.clone(),
                 generation: at.generation,
@@ -409,7 +453,7 @@ async fn record(
     shown: &[Challenge],
     chain: crate::Chain,
 ) -> Result<Next, Failure> {
-    let At { mut attempt, mut certificate, mut placement, generation, issuer } = at;
+    let At { mut attempt, mut certificate, mut placement, generation, issuer, .. } = at;
     let now = engine.clock.now();
     if let Err(e) = chain.check(attempt.csr.public_key(), &attempt.names, now) {
         // The same CA would probably do it again: a person has to look.
@@ -426,6 +470,7 @@ async fn record(
             error,
             step: Some(Step::Request { generation: generation + 1 }),
             dead: Some(attempt.id.clone()),
+            ended: false,
         });
     }
     let leaf = chain.leaf();
@@ -445,6 +490,8 @@ async fn record(
         chain,
     };
     attempt.state = AttemptState::Issued;
+    held.job.setback = None;
+    held.job.last_error = None;
     let retractions = challenge::retract_jobs(engine, &held.job, shown)?;
     held.set_step(&Step::Deploy { version: version.id.clone() })?;
     let event = held
@@ -541,21 +588,26 @@ fn refused(error: Error, attempt: &Id<Attempt>, generation: u32, issuer: &dyn Is
     if unknown && issuer.capabilities().recovery != Recovery::None {
         // The step stays: whoever comes next recovers. That the caller saw the error is no reason to give up.
         let error = if error.retry() == Retry::Never { error.with_retry(Retry::Backoff) } else { error };
-        return Failure { error, step: None, dead: None };
+        return Failure { error, step: None, dead: None, ended: false };
     }
     if unknown {
         let error = error
             .during("the answer of the CA was lost, and it can't be asked what became of the order; look there, then retry")
             .with_retry(Retry::Never)
             .with("attempt", attempt);
-        return Failure { error, step: Some(Step::Request { generation: generation + 1 }), dead: None };
+        return Failure {
+            error,
+            step: Some(Step::Request { generation: generation + 1 }),
+            dead: None,
+            ended: false,
+        };
     }
     if error.retry() == Retry::Never {
         let step = Some(Step::Request { generation: generation + 1 });
-        return Failure { error, step, dead: Some(attempt.clone()) };
+        return Failure { error, step, dead: Some(attempt.clone()), ended: false };
     }
     let step = Some(Step::Submit { attempt: attempt.clone(), generation, asked: false });
-    Failure { error, step, dead: None }
+    Failure { error, step, dead: None, ended: false }
 }
 
 async fn order(engine: &Inner, placement: &Placement, attempt: &Attempt) -> Result<Order> {

@@ -13,6 +13,22 @@ pub const FAILURES_BEFORE_ATTENTION: u32 = 8;
 /// How long at most is waited before the next try.
 pub const LONGEST_BACKOFF: Duration = Duration::from_secs(6 * 3600);
 
+/// The longest pause that somebody else may ask for: the longest rate limits of public CAs hold for a week. Whoever asks for
+/// more makes a person look, since nothing would happen meanwhile.
+pub const LONGEST_TOLD: Duration = Duration::from_secs(8 * 86_400);
+
+/// How long at most an order is left alone, whatever its CA says.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(86_400);
+
+/// How often in a row an order is asked for at once that goes on at once.
+pub const POLLS_AT_ONCE: u32 = 8;
+
+/// When to ask for an order of which its CA says: not before `told`. A CA that says "now" is not asked in a circle, and one
+/// that says "in ten years" does not stop a renewal: between a second and [`LONGEST_WAIT`] from now.
+pub fn poll_at(told: Timestamp, now: Timestamp) -> Timestamp {
+    told.clamp(now + Duration::from_secs(1), now + LONGEST_WAIT)
+}
+
 /// When a version is to be renewed: at its share of the lifetime, or at once if its validity makes no sense.
 pub fn renew_at(policy: RenewalPolicy, not_before: Timestamp, not_after: Timestamp) -> Timestamp {
     let lifetime = not_after.since(not_before);
@@ -36,6 +52,7 @@ pub fn after_failure(error: &ErrorReport, failures: u32, now: Timestamp, spread:
         _ if failures >= FAILURES_BEFORE_ATTENTION => AfterFailure::Attention,
         Retry::Never => AfterFailure::Attention,
         Retry::Backoff => AfterFailure::Again(now + pause),
+        Retry::After(at) if at > now + LONGEST_TOLD => AfterFailure::Attention,
         Retry::After(at) => AfterFailure::Again(at.max(now + Duration::from_secs(1))),
     }
 }

@@ -39,6 +39,9 @@ pub struct Job {
     /// How often the present step has failed in a row.
     #[serde(default)]
     pub failures: u32,
+    /// What has made it begin anew, and how often in a row: no step that goes well makes up for that, only the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub setback: Option<Setback>,
     /// When it is stepped next.
     pub due: Option<Timestamp>,
     /// Somebody asked to stop; obeyed before the first write.
@@ -54,6 +57,15 @@ pub struct Job {
     /// When it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished: Option<Timestamp>,
+}
+
+/// What makes a job begin anew, such as an order that ended without a certificate.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Setback {
+    /// How often in a row.
+    pub times: u32,
+    /// Why the last time.
+    pub error: ErrorReport,
 }
 
 /// How a job stands.

@@ -16,7 +16,7 @@ pub use connector::{
     Agent, HostRecord, IssuerRecord, Place, Probe, Profile, ProfileRecord, StateRecord, TargetRecord,
 };
 pub use deployment::{Deployment, DeploymentState};
-pub use job::{Job, JobState};
+pub use job::{Job, JobState, Setback};
 
 /// Every table of the lifecycle engine.
 pub const KINDS: &[&Kind] = &[

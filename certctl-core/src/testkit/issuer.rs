@@ -30,6 +30,17 @@ pub enum Script {
     PendUntil(Timestamp),
     /// Wants an http-01 challenge presented for each name, and issues once [`ScriptedIssuer::set_presented`] was called.
     Challenge,
+    /// Takes the order, and lets it end without a certificate at the first poll: [`Progress::Failed`], with this to say about
+    /// another order.
+    EndFailed(Retry),
+    /// Goes on at each poll, with another handle and without a pause, and issues after so many.
+    GoOn(u32),
+    /// Wants to be asked again at once each time, with the same handle, and issues after so many polls.
+    Repeat(u32),
+    /// Wants to be asked again not before then, and does not issue before.
+    WaitUntil(Timestamp),
+    /// Wants another challenge presented at each poll, for ever.
+    ChallengeForEver,
     /// Issues, and loses the answer: `Unavailable`, with an unknown effect.
     LoseAnswer,
     /// Loses the request: the same error, but the CA knows nothing of the order.
@@ -204,8 +215,27 @@ impl ScriptedIssuer {
     /// Goes on with an order that the CA has.
     async fn step(&self, cx: &Context, order: &Order, script: &Script) -> Result<Progress> {
         let now = cx.clock.now();
-        let handle = Handle { version: 1, state: serde_json::json!({ "order": order.attempt }) };
+        let polls = self.calls(&order.attempt).polls;
+        let mut handle = Handle { version: 1, state: serde_json::json!({ "order": order.attempt }) };
         match script {
+            Script::EndFailed(_) if polls == 0 => Ok(Progress::Waiting { handle, at: now }),
+            Script::EndFailed(retry) => {
+                let error = Error::new(ErrorKind::Denied, "the CA saw the wrong answer at the name")
+                    .with_retry(*retry)
+                    .report();
+                Ok(Progress::Failed { error })
+            }
+            Script::GoOn(steps) if polls < *steps => {
+                handle.state["polls"] = polls.into();
+                Ok(Progress::Waiting { handle, at: now })
+            }
+            Script::Repeat(times) if polls < *times => Ok(Progress::Waiting { handle, at: now }),
+            Script::WaitUntil(until) if now < *until => Ok(Progress::Waiting { handle, at: *until }),
+            Script::ChallengeForEver => {
+                let another =
+                    |name| Challenge { token: format!("token-{polls}-for-{name}"), ..challenge(name) };
+                Ok(Progress::Challenges { handle, present: order.names.iter().map(another).collect() })
+            }
             Script::PendUntil(until) if now < *until => {
                 let at = (now + Duration::from_secs(6 * 3_600)).min(*until);
                 Ok(Progress::Waiting { handle, at })

@@ -231,6 +231,7 @@ impl Suite<'_> {
         for _ in 0..1_000 {
             let handle = match progress {
                 Progress::Issued { chain } => return chain,
+                Progress::Failed { error } => panic!("the order of {:?} has ended: {error:?}", order.names),
                 Progress::Waiting { handle, at } => {
                     self.clock.advance(at.since(self.clock.now()));
                     handle
