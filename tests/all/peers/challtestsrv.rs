@@ -48,6 +48,11 @@ impl Challtestsrv {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.dns))
     }
 
+    /// Where it is told what to answer, in clear.
+    pub fn management(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.management))
+    }
+
     /// What names without an address of their own have; none if empty.
     pub async fn set_default_ipv4(&self, ip: &str) {
         self.post("/set-default-ipv4", &json!({ "ip": ip })).await;

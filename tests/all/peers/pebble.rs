@@ -23,7 +23,7 @@ pub enum Binary {
     /// The newest, with profiles and renewal information.
     New,
     /// Debian's 2.4, with neither.
-    Debian24,
+    Old,
 }
 
 /// How Pebble behaves.
@@ -110,7 +110,7 @@ impl Pebble {
         std::fs::write(&config, options.config(&files, port, management).to_string()).unwrap();
         let program = match options.binary {
             Binary::New => PEBBLE,
-            Binary::Debian24 => OLD_PEBBLE,
+            Binary::Old => OLD_PEBBLE,
         };
         let mut process = Process::start(&program.path(), &dir.path().join("log"), |command| {
             command.arg("-config").arg(&config);

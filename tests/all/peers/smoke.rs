@@ -80,8 +80,7 @@ async fn the_old_pebble_has_neither_profiles_nor_renewal_information() {
         return;
     }
     let names = Challtestsrv::start().await;
-    let pebble =
-        Pebble::start(PebbleOptions { binary: Binary::Debian24, ..PebbleOptions::new(&names) }).await;
+    let pebble = Pebble::start(PebbleOptions { binary: Binary::Old, ..PebbleOptions::new(&names) }).await;
     let directory = pebble.directory().await;
     assert!(directory["newOrder"].is_string());
     assert!(directory["renewalInfo"].is_null() && directory["meta"]["profiles"].is_null(), "{directory:#}");
