@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use crate::{Error, Result};
+use crate::{Error, Result, x509::shown};
 
 /// A point in time: Unix milliseconds, RFC 3339 in JSON.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -15,6 +15,9 @@ pub struct Timestamp(i64);
 impl Timestamp {
     /// 1970-01-01T00:00:00Z.
     pub const EPOCH: Self = Self(0);
+    /// Unix seconds of the first second of the year 0, and of the last one of the year 9999.
+    const YEAR_0: i64 = -62_167_219_200;
+    const YEAR_9999: i64 = 253_402_300_799;
 
     /// From Unix milliseconds.
     pub const fn from_millis(millis: i64) -> Self {
@@ -49,9 +52,7 @@ impl Timestamp {
 
     /// The calendar form. Points outside the years 0 to 9999 are brought to the nearest end.
     pub fn to_datetime(self) -> OffsetDateTime {
-        const YEAR_0: i64 = -62_167_219_200;
-        const YEAR_9999: i64 = 253_402_300_799;
-        let secs = self.as_secs().clamp(YEAR_0, YEAR_9999);
+        let secs = self.as_secs().clamp(Self::YEAR_0, Self::YEAR_9999);
         let millis = self.0.rem_euclid(1000);
         OffsetDateTime::from_unix_timestamp(secs).unwrap_or(OffsetDateTime::UNIX_EPOCH)
             + time::Duration::milliseconds(millis)
@@ -91,11 +92,18 @@ impl FromStr for Timestamp {
     type Err = Error;
     fn from_str(text: &str) -> Result<Self> {
         let parsed = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| {
-            Error::invalid_field("", format!("{text:?} is not a time"), "write it like 2027-01-31T12:00:00Z")
+            let message = format!("{} is not a time", shown(text));
+            Error::invalid_field("", message, "write it like 2027-01-31T12:00:00Z")
         })?;
-        i64::try_from(parsed.unix_timestamp_nanos() / 1_000_000).map(Self).map_err(|_| {
-            Error::invalid_field("", "the time is out of range", "use a year between 0 and 9999")
-        })
+        // An offset can lead out of the years that can be written.
+        if !(Self::YEAR_0..=Self::YEAR_9999).contains(&parsed.unix_timestamp()) {
+            return Err(Error::invalid_field(
+                "",
+                "the time is out of range",
+                "use a year between 0 and 9999",
+            ));
+        }
+        Ok(Self(parsed.unix_timestamp() * 1000 + i64::from(parsed.millisecond())))
     }
 }
 

@@ -15,5 +15,6 @@ mod notifier;
 mod openssl;
 mod state;
 mod store;
+mod time;
 mod tls;
 mod x509;
