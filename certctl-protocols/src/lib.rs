@@ -7,3 +7,5 @@
 pub mod acme;
 mod base64url;
 pub mod jose;
+mod object;
+mod shown;

@@ -3,35 +3,32 @@
 use std::fmt;
 
 use certctl_core::{Error, KeyKind, PublicKey, Result, SignatureAlgorithm};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::der;
+use crate::shown::shown;
 
 /// How a JWS is signed (RFC 7518 section 3.1, RFC 8037 section 3.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Algorithm {
     /// RSA PKCS#1 v1.5 with SHA-256.
-    #[serde(rename = "RS256")]
     Rs256,
     /// ECDSA on P-256 with SHA-256.
-    #[serde(rename = "ES256")]
     Es256,
     /// ECDSA on P-384 with SHA-384.
-    #[serde(rename = "ES384")]
     Es384,
     /// ECDSA on P-521 with SHA-512.
-    #[serde(rename = "ES512")]
     Es512,
     /// Ed25519.
-    #[serde(rename = "EdDSA")]
     EdDsa,
     /// HMAC with SHA-256: for external account binding alone (RFC 8555 section 7.3.4).
-    #[serde(rename = "HS256")]
     Hs256,
 }
 
 impl Algorithm {
+    const ALL: [Self; 6] = [Self::Rs256, Self::Es256, Self::Es384, Self::Es512, Self::EdDsa, Self::Hs256];
+
     /// What a key signs with: each kind of key has one algorithm, so that a message can't choose another.
     ///
     /// # Errors
@@ -110,5 +107,22 @@ impl Algorithm {
 impl fmt::Display for Algorithm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+impl Serialize for Algorithm {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+impl<'de> Deserialize<'de> for Algorithm {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        // Not derived: that would read an object {"ES256": null} as well.
+        let name = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        Self::ALL.into_iter().find(|known| known.name() == name).ok_or_else(|| {
+            let known = Self::ALL.map(Self::name).join(", ");
+            serde::de::Error::custom(format!("the algorithm {} is none of {known}", shown(&name, 40)))
+        })
     }
 }

@@ -4,6 +4,7 @@ use certctl_core::{Error, Result};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::IgnoredAny, ser::SerializeMap};
 
 use super::{Algorithm, Jwk};
+use crate::{object, shown::shown};
 
 /// The protected header as ACME has it (RFC 8555 section 6.2). Members that it does not list are passed over; `crit` is
 /// refused, since nothing that it could name is understood.
@@ -49,7 +50,9 @@ pub(crate) struct Essence {
 impl Essence {
     pub(crate) fn read(json: &[u8]) -> Result<Self> {
         check_len(json)?;
-        let essence: Self = serde_json::from_slice(json).map_err(malformed)?;
+        let mut reader = serde_json::Deserializer::from_slice(json);
+        let essence: Self = object::deserialize(&mut reader).map_err(malformed)?;
+        reader.end().map_err(malformed)?;
         if essence.crit {
             return Err(malformed(CRIT));
         }
@@ -75,7 +78,7 @@ impl Serialize for Header {
 
 impl<'de> Deserialize<'de> for Header {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        let Members { alg, nonce, url, jwk, kid, crit } = Members::deserialize(deserializer)?;
+        let Members { alg, nonce, url, jwk, kid, crit } = object::deserialize(deserializer)?;
         if crit {
             return Err(serde::de::Error::custom(CRIT));
         }
@@ -116,7 +119,7 @@ fn check_len(json: &[u8]) -> Result<()> {
 fn malformed(why: impl std::fmt::Display) -> Error {
     Error::invalid_field(
         "/protected",
-        format!("the signature's header can't be used: {why}"),
+        format!("the signature's header can't be used: {}", shown(&why.to_string(), 300)),
         "write it as RFC 8555 section 6.2 says",
     )
 }

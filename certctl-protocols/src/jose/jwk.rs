@@ -7,7 +7,7 @@ use certctl_core::{Error, KeyKind, PublicKey, Result};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::IgnoredAny};
 
 use super::der;
-use crate::base64url;
+use crate::{base64url, object};
 
 /// A public key as a JSON web key (RFC 7517; RFC 7518 section 6, RFC 8037 section 2).
 ///
@@ -108,7 +108,7 @@ impl Serialize for Jwk {
 
 impl<'de> Deserialize<'de> for Jwk {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        let read = In::deserialize(deserializer)?;
+        let read: In = object::deserialize(deserializer)?;
         read.members().map(Self).map_err(serde::de::Error::custom)
     }
 }

@@ -2,15 +2,14 @@
 
 use aws_lc_rs::hmac;
 use certctl_core::{Error, ErrorKind, PublicKey, Result, Secret, Signer};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Algorithm, Header, HeaderKey, header::Essence};
-use crate::base64url;
+use crate::{base64url, object, shown::shown};
 
 /// A JSON web signature in the flattened serialisation (RFC 7515 section 7.2.2), without an unprotected header, as ACME
 /// wants it (RFC 8555 section 6.2). Reading it verifies nothing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Jws {
     /// The header, as base64url of JSON.
     pub protected: String,
@@ -34,8 +33,9 @@ impl Jws {
         if json.len() > Self::MAX_LEN {
             return Err(invalid("", format!("the signed message has {} octets", json.len())));
         }
-        serde_json::from_slice(json)
-            .map_err(|e| invalid("", format!("the signed message can't be read: {e}")))
+        serde_json::from_slice(json).map_err(|e| {
+            invalid("", format!("the signed message can't be read: {}", shown(&e.to_string(), 300)))
+        })
     }
 
     /// Signs. ACME wants the nonce everywhere but in the inner part of a key change (RFC 8555 section 7.3.5); an empty
@@ -137,6 +137,21 @@ impl Jws {
     fn signature_octets(&self) -> Result<Vec<u8>> {
         decode("/signature", &self.signature, Self::MAX_SIGNATURE)
     }
+}
+
+impl<'de> Deserialize<'de> for Jws {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let Members { protected, payload, signature } = object::deserialize(deserializer)?;
+        Ok(Self { protected, payload, signature })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Members {
+    protected: String,
+    payload: String,
+    signature: String,
 }
 
 struct Unsigned {

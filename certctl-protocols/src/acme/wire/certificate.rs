@@ -115,7 +115,7 @@ impl FromStr for CertificateId {
         if fine {
             return Ok(Self(text.to_owned()));
         }
-        let message = format!("{:?} is not a certificate's identifier", super::text::shown(text, 80));
+        let message = format!("{:?} is not a certificate's identifier", crate::shown::shown(text, 80));
         let remedy =
             "write base64url of the authority key identifier, a dot, and base64url of the serial number";
         Err(Error::invalid_field("", message, format!("{remedy} (RFC 9773 section 4.1)")))

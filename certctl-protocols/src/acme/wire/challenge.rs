@@ -37,6 +37,9 @@ pub struct Challenge {
         skip_serializing_if = "Vec::is_empty"
     )]
     pub issuer_domain_names: Vec<String>,
+    /// The account's URL, as the record of a dns-persist-01 challenge has to have it.
+    #[serde(rename = "accounturi", skip_serializing_if = "Option::is_none")]
+    pub account_uri: Option<String>,
 }
 
 text_enum! {
@@ -76,7 +79,7 @@ pub fn check_token(token: &str) -> Result<()> {
     if (1..=256).contains(&token.len()) && base64url::is_alphabet(token) {
         return Ok(());
     }
-    let message = format!("the challenge's token {:?} is not one", super::text::shown(token, 80));
+    let message = format!("the challenge's token {:?} is not one", crate::shown::shown(token, 80));
     let remedy = "a token has 1 to 256 letters, digits, - and _ (RFC 8555 section 8.3)";
     Err(Error::invalid_field("/token", message, remedy))
 }

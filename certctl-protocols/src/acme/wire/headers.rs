@@ -4,10 +4,14 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use certctl_core::Timestamp;
 
+use crate::base64url;
+
 /// The longest value that is looked at, in octets.
 const MAX_LEN: usize = 16 * 1024;
 /// How many links are read of all values together.
 const MAX_LINKS: usize = 100;
+/// How long a nonce may be, in characters.
+const MAX_NONCE: usize = 1024;
 
 /// `Retry-After` (RFC 9110 section 10.2.3): seconds from `now`, or a date in any of the three forms. `None` for what is
 /// neither; the answer may lie in the past.
@@ -23,6 +27,12 @@ pub fn retry_after(value: &str, now: Timestamp) -> Option<Timestamp> {
     let date = httpdate::parse_http_date(value).ok()?;
     let millis = i64::try_from(date.duration_since(UNIX_EPOCH).ok()?.as_millis()).ok()?;
     Some(Timestamp::from_millis(millis))
+}
+
+/// `Replay-Nonce` (RFC 8555 section 6.5.1); `None` for what is not a nonce, which has to be passed over.
+pub fn nonce(value: &str) -> Option<&str> {
+    let value = value.trim_matches([' ', '\t']);
+    ((1..=MAX_NONCE).contains(&value.len()) && base64url::is_alphabet(value)).then_some(value)
 }
 
 /// One link of a `Link` header (RFC 8288): `rel` is lower-case; a link with several relations is given once for each.

@@ -52,7 +52,7 @@ impl Identifier {
 
 impl fmt::Display for Identifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&super::text::shown(&self.value(), 260))
+        f.write_str(&crate::shown::shown(&self.value(), 260))
     }
 }
 

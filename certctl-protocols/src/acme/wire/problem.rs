@@ -4,8 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Identifier,
-    text::{or_default, shown, text_enum},
+    text::{or_default, text_enum},
 };
+use crate::shown::shown;
 
 /// What went wrong on the server.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
