@@ -9,11 +9,13 @@ pub mod hosts;
 pub mod issuers;
 #[cfg(feature = "local-host")]
 pub mod keys;
+#[cfg(feature = "acme")]
+pub mod solvers;
 #[cfg(feature = "sqlite")]
 pub mod stores;
 pub mod targets;
 
-use certctl_core::connectors::{Connectors, IssuerKind, Tables, TargetKind};
+use certctl_core::connectors::{Connectors, IssuerKind, SolverKind, Tables, TargetKind};
 
 #[cfg(feature = "sqlite")]
 pub use home::ProcessSecrets;
@@ -32,7 +34,22 @@ pub static TARGETS: &[TargetKind] = &[
     TargetKind::of::<targets::Nginx>(),
 ];
 
+/// The solvers of this crate, one row a kind.
+pub static SOLVERS: &[SolverKind] = &[
+    #[cfg(feature = "acme")]
+    SolverKind::of::<solvers::Http01Listener>(),
+    #[cfg(feature = "acme")]
+    SolverKind::of::<solvers::Http01Webroot>(),
+    #[cfg(feature = "acme")]
+    SolverKind::of::<solvers::TlsAlpn01Listener>(),
+];
+
 /// A table with every connector of this crate.
 pub fn connectors() -> Connectors {
-    Connectors::default().with(Tables { issuers: ISSUERS, targets: TARGETS, ..Tables::default() })
+    Connectors::default().with(Tables {
+        issuers: ISSUERS,
+        targets: TARGETS,
+        solvers: SOLVERS,
+        ..Tables::default()
+    })
 }

@@ -118,17 +118,22 @@ impl Catalog {
     /// `Invalid` if there is no such kind or its configuration is wrong; what its constructor gives.
     pub async fn solver(&self, spec: &SolverSpec) -> Result<Arc<dyn Solver>> {
         const KEPT: usize = 64;
+        let kind = self.parts.connectors.solver(&spec.kind)?;
+        let mut spec = spec.clone();
+        if kind.shared {
+            spec.owner = None;
+        }
         let mut built = self.built_solvers.lock().await;
-        if let Some((_, solver)) = built.iter().find(|(of, _)| of == spec) {
+        if let Some((_, solver)) = built.iter().find(|(of, _)| *of == spec) {
             return Ok(solver.clone());
         }
         let owner = Id::<IssuerRecord>::parse(spec.owner.as_deref().unwrap_or("iss-unknown"))?;
         let env = self.parts.env(&owner);
-        let solver = self.parts.connectors.solver(&spec.kind)?.connect(&spec.config, env).await?;
+        let solver = kind.connect(&spec.config, env).await?;
         if built.len() >= KEPT {
             built.remove(0);
         }
-        built.push((spec.clone(), solver.clone()));
+        built.push((spec, solver.clone()));
         Ok(solver)
     }
 

@@ -101,6 +101,9 @@ pub trait Host: Send + Sync + Debug {
     /// Makes a directory with mode 0700, and its parents as needed; one that exists is left as it is.
     async fn make_dir(&self, dir: &HostPath) -> Result<()>;
 
+    /// Makes a directory that everybody may look into (0755), and its parents as needed; one that exists is left as it is.
+    async fn make_public_dir(&self, dir: &HostPath) -> Result<()>;
+
     /// Removes a file or an empty directory, durably; what is not there is fine.
     async fn remove(&self, path: &HostPath) -> Result<()>;
 

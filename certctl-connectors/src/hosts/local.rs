@@ -112,6 +112,11 @@ impl Host for LocalHost {
         blocking(move || files::make_dir(&dir)).await
     }
 
+    async fn make_public_dir(&self, dir: &HostPath) -> Result<()> {
+        let dir = dir.clone();
+        blocking(move || files::make_public_dir(&dir)).await
+    }
+
     async fn remove(&self, path: &HostPath) -> Result<()> {
         let path = path.clone();
         blocking(move || files::remove(&path)).await

@@ -11,6 +11,8 @@ mod local_ca;
 mod local_host;
 #[cfg(feature = "rustls")]
 mod rustls_target;
+#[cfg(feature = "acme")]
+mod solvers;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 #[cfg(all(feature = "local-host", feature = "nginx", feature = "files"))]

@@ -94,6 +94,9 @@ pub trait SolverConfig: Serialize + DeserializeOwned + JsonSchema + Debug + Send
     const KIND: &'static str;
     /// Other names that configurations may use for it.
     const ALIASES: &'static [&'static str] = &[];
+    /// Whether one instance with this configuration serves all issuers: for what there can be only one of, such as a port.
+    /// Its environment is nobody's then: no sealed secrets, no state.
+    const SHARED: bool = false;
 
     /// What is wrong with it, all of it.
     fn check(&self) -> Vec<Violation> {
@@ -166,6 +169,8 @@ pub struct SolverKind {
     pub name: &'static str,
     /// See [`SolverConfig::ALIASES`].
     pub aliases: &'static [&'static str],
+    /// See [`SolverConfig::SHARED`].
+    pub shared: bool,
     schema: fn() -> Schema,
     check: fn(&Value) -> Result<()>,
     connect: for<'a> fn(&'a Value, Env) -> BoxFuture<'a, Result<Arc<dyn Solver>>>,
@@ -177,6 +182,7 @@ impl SolverKind {
         Self {
             name: C::KIND,
             aliases: C::ALIASES,
+            shared: C::SHARED,
             schema: || schemars::schema_for!(C),
             check: |config| read_and_check(config, C::check).map(drop),
             connect: |config, env| {

@@ -12,7 +12,7 @@ use crate::{
     catalog::{Catalog, Parts},
     check_name,
     connectors::{IssuerDeclaration, Site, TargetBuilder, TargetDeclaration, escaped},
-    engine::{Engine, Inner},
+    engine::{Engine, Inner, http01::StoreSolver},
     home::{Home, IntoHome},
     records::{AuditEvent, IssuerRecord, KINDS, TargetRecord},
     store::{Change, Record, StoreExt, Stored},
@@ -28,6 +28,7 @@ pub struct EngineBuilder {
     issuers: Vec<(String, IssuerDeclaration)>,
     targets: Vec<(String, TargetDeclaration)>,
     solvers: Vec<Arc<dyn Solver>>,
+    answers_http01: bool,
     worker: Wrap,
     at_once: usize,
 }
@@ -51,6 +52,7 @@ impl Engine {
             issuers: Vec::new(),
             targets: Vec::new(),
             solvers: Vec::new(),
+            answers_http01: false,
             worker: Wrap(Box::new(|local| Arc::new(local))),
             at_once: 64,
         }
@@ -76,6 +78,13 @@ impl EngineBuilder {
         self
     }
 
+    /// Says that a web server in front of every process on this store answers http-01 with [`Engine::http01_answer`]: the
+    /// answers are written into the store. Solvers that are registered come first.
+    pub fn answers_http01(mut self) -> Self {
+        self.answers_http01 = true;
+        self
+    }
+
     /// Another clock than this machine's.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
@@ -98,7 +107,7 @@ impl EngineBuilder {
     ///
     /// # Errors
     /// `Invalid` with everything that is wrong in the declarations, and what opening the store gives.
-    pub async fn build(self) -> Result<Engine> {
+    pub async fn build(mut self) -> Result<Engine> {
         let home = self.home?;
         let mut wrong = check_declarations::<IssuerRecord, _>("issuers", &self.issuers, |one| one.check());
         wrong.extend(check_declarations::<TargetRecord, _>("targets", &self.targets, |one| one.check()));
@@ -129,6 +138,10 @@ impl EngineBuilder {
             return Err(Error::invalid(wrong));
         }
 
+        if self.answers_http01 {
+            let solver = StoreSolver { store: home.store.clone(), clock: self.clock.clone() };
+            self.solvers.push(Arc::new(solver));
+        }
         let catalog = Arc::new(catalog);
         let seat = home.store.seat().await?;
         let worker = (self.worker.0)(LocalWorker::new(catalog.clone(), home.keys, self.solvers));

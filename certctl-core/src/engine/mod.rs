@@ -13,6 +13,7 @@ mod events;
 mod failure;
 mod finish;
 mod held;
+mod http01;
 mod issue;
 pub mod plan;
 mod run;

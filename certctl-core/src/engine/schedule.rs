@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     Actor, ErrorKind, Result, Retry, Timestamp,
-    engine::{Inner, issue, plan},
+    engine::{Inner, http01, issue, plan},
     records::{AuditEvent, Job, Place, Placement},
     store::{Change, Direction, Query, StoreExt, Stored, Test},
 };
@@ -115,8 +115,9 @@ pub(crate) async fn clock_was_set_back(engine: &Inner, now: Timestamp, before: T
     }
 }
 
-/// Deletes finished jobs that are old.
+/// Deletes finished jobs that are old, and answers to challenges that were left behind.
 pub(crate) async fn prune(engine: &Inner) -> Result<()> {
+    http01::prune(engine).await?;
     let now = engine.clock.now();
     loop {
         let query = Query::of::<Job>()

@@ -3,6 +3,7 @@
 mod attempt;
 mod audit;
 mod certificate;
+mod challenge;
 mod connector;
 mod deployment;
 mod job;
@@ -12,6 +13,7 @@ use crate::store::{Kind, Record};
 pub use attempt::{Attempt, AttemptState};
 pub use audit::AuditEvent;
 pub use certificate::{Certificate, CertificateStatus, Holder, KeyPolicy, Placement, RenewalPolicy, Version};
+pub use challenge::ChallengeToken;
 pub use connector::{
     Agent, HostRecord, IssuerRecord, Place, Probe, Profile, ProfileRecord, StateRecord, TargetRecord,
 };
@@ -32,5 +34,6 @@ pub const KINDS: &[&Kind] = &[
     HostRecord::KIND,
     Agent::KIND,
     StateRecord::KIND,
+    ChallengeToken::KIND,
     Job::KIND,
 ];

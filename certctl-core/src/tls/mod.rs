@@ -1,5 +1,6 @@
 //! TLS: what a server shows ([`handshake`]), and what a server of this process shows ([`TlsResolver`]).
 
+mod challenge;
 mod probe;
 mod resolver;
 

@@ -14,7 +14,7 @@ use rustls::{
     sign::CertifiedKey,
 };
 
-use super::provider;
+use super::{challenge::Challenges, provider};
 use crate::{
     Bundle, Error, Fingerprint, KeyAlgorithm, PrivateKey, Result, SerialNumber, SubjectAltName, random,
 };
@@ -25,6 +25,8 @@ use crate::{
 /// A client gets the certificate that has the name it asks for; else one whose wildcard covers it; else the default,
 /// which is [`TlsResolver::set_default`]'s slot or the one that was filled first. Among several, a client gets one whose
 /// key it can check. Until the first is installed, a self-signed stand-in is served, so that the server can start.
+///
+/// It also answers tls-alpn-01 challenges, as a [`crate::Solver`]; see [`TlsResolver::server_config_for`].
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -38,6 +40,7 @@ pub struct TlsResolver {
     /// Replaced as a whole: a handshake holds the lock no longer than it takes to count a reference.
     table: RwLock<Arc<Table>>,
     stand_in: OnceLock<Option<Arc<CertifiedKey>>>,
+    pub(super) challenges: Challenges,
 }
 
 impl TlsResolver {
@@ -82,14 +85,10 @@ impl TlsResolver {
         self.table().slots.get(slot).map(|installed| installed.bundle.clone())
     }
 
-    /// A server's configuration with this resolver: TLS 1.2 and 1.3, no client certificates.
+    /// A server's configuration with this resolver: TLS 1.2 and 1.3, no client certificates, no application protocols. It
+    /// answers no challenges; see [`TlsResolver::server_config_for`].
     pub fn server_config(self: &Arc<Self>) -> ServerConfig {
-        // The provider has cipher suites for both versions, by construction.
-        #[allow(clippy::expect_used)]
-        let builder = ServerConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-            .expect("the provider knows TLS 1.2 and 1.3");
-        builder.with_no_client_auth().with_cert_resolver(self.clone())
+        server_config(self.clone())
     }
 
     fn table(&self) -> Arc<Table> {
@@ -106,6 +105,9 @@ impl TlsResolver {
 
 impl ResolvesServerCert for TlsResolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        if Self::asks_for_challenge(&hello) {
+            return self.challenges.answer(&hello);
+        }
         let table = self.table();
         match table.choose(hello.server_name(), hello.signature_schemes()) {
             Some(certified) => Some(certified),
@@ -199,22 +201,49 @@ fn certified_key(chain: Vec<CertificateDer<'static>>, key: &PrivateKey) -> Resul
     Ok(CertifiedKey::new(chain, signing))
 }
 
-/// Nobody trusts it, so that its dates say nothing: it does without a clock (RFC 5280 section 4.1.2.5 for the end).
-fn stand_in() -> Option<Arc<CertifiedKey>> {
-    let made = || -> Result<CertifiedKey> {
-        let failed = |e: rcgen::Error| Error::internal("making the stand-in failed").with_source(e);
-        let key = PrivateKey::generate(KeyAlgorithm::EcdsaP256)?;
-        let pkcs8 = key.to_pkcs8_der();
-        let pair = rcgen::KeyPair::try_from(pkcs8.expose()).map_err(failed)?;
-        let mut params = rcgen::CertificateParams::default();
-        params.distinguished_name = rcgen::DistinguishedName::new();
-        params.distinguished_name.push(rcgen::DnType::CommonName, "certctl stand-in");
-        params.not_before = rcgen::date_time_ymd(2000, 1, 1);
-        params.not_after = rcgen::date_time_ymd(9999, 12, 31);
-        let serial = SerialNumber::from_seed(&random::bytes());
-        params.serial_number = Some(rcgen::SerialNumber::from_slice(serial.octets()));
-        let certificate = params.self_signed(&pair).map_err(failed)?;
-        certified_key(vec![certificate.der().clone()], &key)
+/// TLS 1.2 and 1.3, no client certificates.
+pub(super) fn server_config(resolver: Arc<dyn ResolvesServerCert>) -> ServerConfig {
+    // The provider has cipher suites for both versions, by construction.
+    #[allow(clippy::expect_used)]
+    let builder = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .expect("the provider knows TLS 1.2 and 1.3");
+    builder.with_no_client_auth().with_cert_resolver(resolver)
+}
+
+/// A certificate that nobody trusts, so that its dates say nothing: it does without a clock (RFC 5280 section 4.1.2.5 for the
+/// end).
+pub(super) fn self_signed(
+    common_name: &str,
+    name: Option<&SubjectAltName>,
+    extension: Option<rcgen::CustomExtension>,
+) -> Result<CertifiedKey> {
+    let failed = |e: rcgen::Error| Error::internal("making a self-signed certificate failed").with_source(e);
+    let key = PrivateKey::generate(KeyAlgorithm::EcdsaP256)?;
+    let pkcs8 = key.to_pkcs8_der();
+    let pair = rcgen::KeyPair::try_from(pkcs8.expose()).map_err(failed)?;
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(rcgen::DnType::CommonName, common_name);
+    params.subject_alt_names = match name {
+        Some(SubjectAltName::Dns(name)) => {
+            vec![rcgen::SanType::DnsName(name.as_str().try_into().map_err(failed)?)]
+        }
+        Some(SubjectAltName::Ip(address)) => vec![rcgen::SanType::IpAddress(*address)],
+        _ => Vec::new(),
     };
-    made().inspect_err(|error| tracing::error!(%error, "no stand-in certificate")).ok().map(Arc::new)
+    params.custom_extensions.extend(extension);
+    params.not_before = rcgen::date_time_ymd(2000, 1, 1);
+    params.not_after = rcgen::date_time_ymd(9999, 12, 31);
+    let serial = SerialNumber::from_seed(&random::bytes());
+    params.serial_number = Some(rcgen::SerialNumber::from_slice(serial.octets()));
+    let certificate = params.self_signed(&pair).map_err(failed)?;
+    certified_key(vec![certificate.der().clone()], &key)
+}
+
+fn stand_in() -> Option<Arc<CertifiedKey>> {
+    self_signed("certctl stand-in", None, None)
+        .inspect_err(|error| tracing::error!(%error, "no stand-in certificate"))
+        .ok()
+        .map(Arc::new)
 }

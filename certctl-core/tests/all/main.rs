@@ -17,4 +17,5 @@ mod state;
 mod store;
 mod time;
 mod tls;
+mod tls_alpn;
 mod x509;

@@ -177,6 +177,14 @@ pub(super) fn copy(from: &HostPath, to: &HostPath) -> Result<()> {
 }
 
 pub(crate) fn make_dir(dir: &HostPath) -> Result<()> {
+    make_dirs(dir, 0o700)
+}
+
+pub(super) fn make_public_dir(dir: &HostPath) -> Result<()> {
+    make_dirs(dir, 0o755)
+}
+
+fn make_dirs(dir: &HostPath, mode: u32) -> Result<()> {
     match fs::metadata(dir.as_str()) {
         Ok(facts) if facts.is_dir() => return Ok(()),
         Ok(_) => {
@@ -192,10 +200,15 @@ pub(crate) fn make_dir(dir: &HostPath) -> Result<()> {
     }
     let parent = dir.parent();
     if parent != *dir {
-        make_dir(&parent)?;
+        make_dirs(&parent, mode)?;
     }
-    match fs::DirBuilder::new().mode(0o700).create(dir.as_str()) {
-        Ok(()) => sync_dir("make_dir", &parent),
+    match fs::DirBuilder::new().mode(mode).create(dir.as_str()) {
+        Ok(()) => {
+            // The process's umask may have taken more away than is wanted.
+            fs::set_permissions(dir.as_str(), Permissions::from_mode(mode))
+                .map_err(|error| fault("make_dir", dir, error))?;
+            sync_dir("make_dir", &parent)
+        }
         // Somebody else made it in between.
         Err(_) if fs::metadata(dir.as_str()).is_ok_and(|facts| facts.is_dir()) => Ok(()),
         Err(error) => Err(fault("make_dir", dir, error)),

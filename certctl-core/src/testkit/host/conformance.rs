@@ -257,6 +257,14 @@ async fn directories_are_private(host: &dyn Host, dir: &HostPath) {
     assert_eq!(names(host, &deep).await, ["y", "z"], "entries come by name");
     has_kind(host.make_dir(&at(&deep, "y")).await, ErrorKind::Precondition);
     has_kind(host.make_dir(&at(&deep, "y/below")).await, ErrorKind::Precondition);
+    let public = at(dir, "a/p/q");
+    host.make_public_dir(&public).await.unwrap();
+    host.make_public_dir(&public).await.expect("a directory that is there is fine");
+    for (path, mode) in [(at(dir, "a"), 0o700), (at(dir, "a/p"), 0o755), (public, 0o755)] {
+        let stat = host.stat(&path).await.unwrap().unwrap();
+        assert_eq!((stat.kind, stat.mode), (FileKind::Directory, mode), "{path}");
+    }
+    has_kind(host.make_public_dir(&at(&deep, "y")).await, ErrorKind::Precondition);
 }
 
 async fn removing_is_idempotent(host: &dyn Host, dir: &HostPath) {

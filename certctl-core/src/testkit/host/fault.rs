@@ -259,6 +259,10 @@ impl Host for FaultHost {
         self.through("make_dir", dir, self.inner.make_dir(dir)).await
     }
 
+    async fn make_public_dir(&self, dir: &HostPath) -> Result<()> {
+        self.through("make_dir", dir, self.inner.make_public_dir(dir)).await
+    }
+
     async fn remove(&self, path: &HostPath) -> Result<()> {
         self.through("remove", path, self.inner.remove(path)).await
     }

@@ -248,6 +248,13 @@ impl Host for MemoryHost {
         state.directory(&dir, 0o700)
     }
 
+    async fn make_public_dir(&self, dir: &HostPath) -> Result<()> {
+        let mut state = self.state();
+        let dir = state.real_path(dir, false).unwrap_or_else(|_| dir.clone());
+        state.parents(&dir, 0o755)?;
+        state.directory(&dir, 0o755)
+    }
+
     async fn remove(&self, path: &HostPath) -> Result<()> {
         let mut state = self.state();
         let Ok(path) = state.locate("remove", path) else { return Ok(()) };
