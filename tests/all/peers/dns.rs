@@ -1,8 +1,10 @@
-//! One question to a name server, without a DNS library: what the client under test uses must not vouch for itself.
+//! Questions to a name server, without a DNS library: what the client under test uses must not vouch for itself.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, process::Output, time::Duration};
 
-use tokio::net::UdpSocket;
+use tokio::{net::UdpSocket, process::Command};
+
+use super::bind::Zone;
 
 pub const A: u16 = 1;
 pub const SOA: u16 = 6;
@@ -39,4 +41,31 @@ pub fn answers(answer: &[u8]) -> u16 {
 /// Whether these bytes are in the answer: what a record holds, after its length.
 pub fn holds(answer: &[u8], data: &[u8]) -> bool {
     answer.windows(data.len()).any(|window| window == data)
+}
+
+/// Whether the server answers for all of these zones.
+pub async fn answers_for(server: SocketAddr, zones: &[Zone]) -> bool {
+    for zone in zones {
+        let answer = ask(server, zone.name, SOA).await;
+        if answer.is_none_or(|answer| answers(&answer) != 1) {
+            return false;
+        }
+    }
+    true
+}
+
+/// What `dig` finds at this server: the records of this kind, as in a zone file, sorted.
+pub async fn dig(server: SocketAddr, name: &str, kind: &str) -> Vec<String> {
+    let mut dig = Command::new("dig");
+    dig.arg(format!("@{}", server.ip())).arg("-p").arg(server.port().to_string());
+    let output = dig.args(["+short", "+norecurse", name, kind]).kill_on_drop(true).output().await.unwrap();
+    let mut lines: Vec<_> = succeeded(&output).unwrap().lines().map(str::to_owned).collect();
+    lines.sort();
+    lines
+}
+
+/// What the program printed, or why it failed.
+pub fn succeeded(output: &Output) -> Result<String, String> {
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() { Ok(text) } else { Err(text + &String::from_utf8_lossy(&output.stderr)) }
 }

@@ -8,19 +8,19 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
 
-/// An answer, its body as text.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
-    pub body: String,
+    pub bytes: Vec<u8>,
 }
 
 impl Answer {
-    /// The body of an answer with status 200.
+    /// The body of an answer with status 200, as text.
     #[track_caller]
     pub fn ok(self) -> String {
-        assert_eq!(self.status, 200, "{}", self.body);
-        self.body
+        let body = String::from_utf8(self.bytes).unwrap();
+        assert_eq!(self.status, 200, "{body}");
+        body
     }
 }
 
@@ -49,10 +49,11 @@ pub async fn request(
 
 async fn exchange(mut io: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> io::Result<Answer> {
     io.write_all(request.as_bytes()).await?;
-    let mut answer = String::new();
-    io.read_to_string(&mut answer).await?;
-    let malformed = || io::Error::other(format!("not an HTTP answer: {answer}"));
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(malformed)?;
+    let mut answer = Vec::new();
+    io.read_to_end(&mut answer).await?;
+    let malformed = || io::Error::other(format!("not an HTTP answer: {}", String::from_utf8_lossy(&answer)));
+    let end = answer.windows(4).position(|window| window == b"\r\n\r\n").ok_or_else(malformed)?;
+    let head = String::from_utf8_lossy(&answer[..end]);
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(malformed)?;
-    Ok(Answer { status, body: body.to_owned() })
+    Ok(Answer { status, bytes: answer[end + 4..].to_vec() })
 }

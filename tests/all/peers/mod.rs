@@ -3,8 +3,11 @@
 // Not every test file needs every switch of every server.
 #![allow(dead_code)]
 
+pub mod bind;
 pub mod challtestsrv;
+pub mod knot;
 pub mod pebble;
+pub mod step_ca;
 
 mod dns;
 mod http;
@@ -20,8 +23,10 @@ use std::{
     sync::Mutex,
 };
 
+pub use bind::{Bind, Zone};
 pub use challtestsrv::Challtestsrv;
 pub use pebble::{Binary, Pebble, PebbleOptions};
+pub use step_ca::{StepCa, StepCaOptions};
 
 /// A server that `scripts/install-peers` installs: the name of its program, and the version that it builds, if it does.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +40,13 @@ pub const CHALLTESTSRV: Peer = Peer { program: "pebble-challtestsrv", version: S
 pub const PEBBLE: Peer = Peer { program: "pebble", version: Some("v2.10.1") };
 /// Debian's Pebble, 2.4: it knows neither profiles nor renewal information.
 pub const OLD_PEBBLE: Peer = Peer { program: "pebble", version: None };
+pub const STEP_CA: Peer = Peer { program: "step-ca", version: Some("v0.30.2") };
+/// BIND; `dig` and `nsupdate` come along.
+pub const NAMED: Peer = Peer { program: "named", version: None };
+/// The second name server; `knotc` comes along.
+pub const KNOTD: Peer = Peer { program: "knotd", version: None };
+/// Changes names independently of the client under test.
+pub const NSUPDATE: Peer = Peer { program: "nsupdate", version: None };
 
 /// Whether all of these are here; says what is missing, and fails where peers are required.
 pub fn has(peers: &[Peer]) -> bool {

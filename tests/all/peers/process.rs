@@ -56,7 +56,8 @@ impl Process {
         let waiting = async {
             loop {
                 let is_ready = ready().await;
-                if self.printed().contains("address already in use") {
+                let printed = self.printed();
+                if printed.contains("address already in use") || printed.contains("address in use") {
                     return Err(PortTaken);
                 }
                 if let Some(status) = self.ended() {

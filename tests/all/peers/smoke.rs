@@ -1,7 +1,10 @@
 //! The servers themselves: what the other tests take for granted.
 
 use super::{
-    Binary, CHALLTESTSRV, Challtestsrv, OLD_PEBBLE, PEBBLE, Pebble, PebbleOptions, dns, has, http, tls,
+    Binary, Bind, CHALLTESTSRV, Challtestsrv, KNOTD, NAMED, NSUPDATE, OLD_PEBBLE, PEBBLE, Pebble,
+    PebbleOptions, STEP_CA, StepCa, StepCaOptions, Zone,
+    bind::{KEY, WRONG_KEY},
+    dns, has, http, tls,
 };
 
 #[tokio::test]
@@ -84,6 +87,66 @@ async fn the_old_pebble_has_neither_profiles_nor_renewal_information() {
     let directory = pebble.directory().await;
     assert!(directory["newOrder"].is_string());
     assert!(directory["renewalInfo"].is_null() && directory["meta"]["profiles"].is_null(), "{directory:#}");
+}
+
+#[tokio::test]
+async fn step_ca_serves_its_directory_to_who_trusts_its_root() {
+    if !has(&[CHALLTESTSRV, STEP_CA]) {
+        return;
+    }
+    let names = Challtestsrv::start().await;
+    let ca = StepCa::start(StepCaOptions::new(&names)).await;
+    let directory = ca.directory().await;
+    let at = ca.directory_url().replace("directory", "new-order");
+    assert_eq!(directory["newOrder"], at, "{directory:#}");
+    assert!(!ca.is_revoked(ca.root().serial()).await);
+
+    let other = tempfile::tempdir().unwrap();
+    let stranger = tls::ServerFiles::create(other.path()).await.client();
+    http::request(ca.addr().port(), Some(&stranger), "GET", "/health", "").await.unwrap_err();
+}
+
+#[tokio::test]
+async fn named_takes_updates_from_who_has_the_key() {
+    if !has(&[NAMED, NSUPDATE]) {
+        return;
+    }
+    let zones = [
+        Zone { name: "web.test", records: "_acme-challenge.alias CNAME web.acme.test." },
+        Zone::new("acme.test"),
+    ];
+    let server = Bind::start(&zones, &KEY).await;
+    assert_eq!(server.records("web.test", "NS").await, ["ns1.web.test."]);
+    assert_eq!(server.records("ns1.web.test", "A").await, ["127.0.0.1"]);
+    let add = "update add web.acme.test 1 TXT proof";
+    for key in [None, Some(&WRONG_KEY)] {
+        server.update(key, add).await.unwrap_err();
+    }
+    assert!(server.records("web.acme.test", "TXT").await.is_empty());
+    server.update(Some(&KEY), add).await.unwrap();
+    assert_eq!(server.records("web.acme.test", "TXT").await, ["\"proof\""]);
+    // It leaves following an alias into another zone to who asks.
+    assert_eq!(server.records("_acme-challenge.alias.web.test", "TXT").await, ["web.acme.test."]);
+    server.update(Some(&KEY), "update delete web.acme.test TXT").await.unwrap();
+    assert!(server.records("web.acme.test", "TXT").await.is_empty());
+}
+
+#[tokio::test]
+async fn a_second_name_server_lags_until_told_to_catch_up() {
+    if !has(&[NAMED, NSUPDATE, KNOTD]) {
+        return;
+    }
+    let (first, second) = Bind::start_pair(&[Zone::new("web.test")], &KEY).await;
+    assert_eq!(first.addr().port(), second.addr().port());
+    for server in [first.addr(), second.addr()] {
+        assert_eq!(dns::dig(server, "web.test", "NS").await, ["ns1.web.test.", "ns2.web.test."]);
+    }
+    assert_eq!(first.records("ns2.web.test", "A").await, [second.addr().ip().to_string()]);
+    first.update(Some(&KEY), "update add _acme-challenge.web.test 1 TXT proof").await.unwrap();
+    assert_eq!(first.records("_acme-challenge.web.test", "TXT").await, ["\"proof\""]);
+    assert!(second.records("_acme-challenge.web.test", "TXT").await.is_empty());
+    second.catch_up(&first).await;
+    assert_eq!(second.records("_acme-challenge.web.test", "TXT").await, ["\"proof\""]);
 }
 
 #[tokio::test]
