@@ -2,6 +2,8 @@
 //!
 //! Each connector is one file; [`ISSUERS`] and [`TARGETS`] have a row for each kind that is compiled in.
 
+#[cfg(feature = "dns")]
+pub mod dns;
 #[cfg(feature = "sqlite")]
 mod home;
 #[cfg(feature = "local-host")]
