@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Problem,
-    text::{or_default, text_enum},
+    text::{lenient, or_default, text_enum},
 };
 use crate::{base64url, jose::Jwk};
 
@@ -24,7 +24,7 @@ pub struct Challenge {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub validated: Option<Timestamp>,
     /// Why it was not met.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub error: Option<Problem>,
     /// The server's part of the answer: see [`check_token`]. dns-persist-01 has none.
     #[serde(skip_serializing_if = "Option::is_none")]

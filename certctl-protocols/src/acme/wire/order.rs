@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     CertificateId, Identifier, Problem,
-    text::{or_default, text_enum},
+    text::{lenient, or_default, text_enum},
 };
 
 /// The request that makes an order (RFC 8555 section 7.4).
@@ -46,7 +46,7 @@ pub struct Order {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_after: Option<Timestamp>,
     /// Why it failed.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub error: Option<Problem>,
     /// The URLs of the authorizations that it needs.
     #[serde(default, deserialize_with = "or_default")]

@@ -4,36 +4,37 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Identifier,
-    text::{or_default, text_enum},
+    text::{lenient, lenient_list, text_enum},
 };
 use crate::shown::shown;
 
-/// What went wrong on the server.
+/// What went wrong on the server. Every object can be read as one: a member of another type than it should be is passed
+/// over, for the rest of what the server says is needed all the more.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     /// The class of the problem.
-    #[serde(rename = "type", default, deserialize_with = "or_default")]
+    #[serde(rename = "type", default, deserialize_with = "lenient")]
     pub kind: ProblemType,
     /// A short name for it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub title: Option<String>,
     /// A sentence for a person.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
     /// The HTTP status.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
     /// A URL; of `userActionRequired`, where the user has to go.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub instance: Option<String>,
     /// Of a subproblem, which identifier it is about.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub identifier: Option<Identifier>,
     /// One for each identifier, where there are several (RFC 8555 section 6.7.1).
-    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "lenient_list", skip_serializing_if = "Vec::is_empty")]
     pub subproblems: Vec<Problem>,
     /// Of `badSignatureAlgorithm`, those that the server takes (RFC 8555 section 6.2).
-    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "lenient_list", skip_serializing_if = "Vec::is_empty")]
     pub algorithms: Vec<String>,
 }
 

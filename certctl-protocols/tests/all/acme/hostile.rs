@@ -72,6 +72,27 @@ fn a_sentence_is_short_and_harmless() {
 }
 
 #[test]
+fn a_problem_is_read_whatever_is_wrong_with_it() {
+    let problem: Problem = serde_json::from_value(json!({
+        "type": 5,
+        "title": ["x"],
+        "detail": "the sentence",
+        "status": "400",
+        "instance": {},
+        "identifier": { "type": "dns" },
+        "subproblems": ["x", { "detail": "one", "status": 70_000 }, 5],
+        "algorithms": ["ES256", null],
+    }))
+    .unwrap();
+    assert_eq!(problem.sentence(), "the sentence (about:blank); one (about:blank)");
+    assert_eq!(problem.algorithms, ["ES256"]);
+    assert_eq!((problem.status, problem.identifier), (None, None));
+    let order = json!({ "status": "invalid", "identifiers": [], "finalize": "a", "error": "what" });
+    assert_eq!(serde_json::from_value::<Order>(order).unwrap().error, None);
+    serde_json::from_value::<Problem>(json!("x")).unwrap_err();
+}
+
+#[test]
 fn more_subproblems_than_are_shown_are_counted() {
     let subproblems = vec![json!({ "type": "x", "detail": "n" }); 45];
     let problem: Problem =
