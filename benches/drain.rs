@@ -230,6 +230,9 @@ fn sample(clock: &TestClock, chain: &certctl::Chain) -> Sample {
         version: None,
         job: None,
         renew_at: Some(now),
+        ask_at: None,
+        window: None,
+        asking: certctl::records::Asking::default(),
     };
     let version = Version {
         id: Id::mint_at(now),

@@ -229,6 +229,9 @@ fn placement(certificate: &Certificate) -> Placement {
         version: Some(Id::mint_at(certificate.created)),
         job: None,
         renew_at: Some(certificate.created + Duration::from_secs(45 * 86_400)),
+        ask_at: None,
+        window: None,
+        asking: certctl::records::Asking::default(),
     }
 }
 

@@ -26,6 +26,7 @@ mod peers;
 mod processes;
 mod races;
 mod readme;
+mod renewal;
 mod rig;
 mod server;
 mod stored;

@@ -34,10 +34,13 @@ pub struct Rig {
 
 impl Rig {
     pub async fn new(recovery: Recovery, json: bool) -> Self {
+        Self::with(certctl::IssuerCapabilities::all(recovery), json).await
+    }
+
+    pub async fn with(capabilities: certctl::IssuerCapabilities, json: bool) -> Self {
         let clock = TestClock::default();
         let files = MemoryHost::default();
         files.put_dir("/tls");
-        let capabilities = certctl::IssuerCapabilities::all(recovery);
         Self {
             store: Arc::new(MemoryStore::default()),
             keys: Arc::new(MemoryKeys::default()),

@@ -3,12 +3,12 @@
 use crate::{
     Actor, Effect, Error, ErrorKind, Id, Permission, Result, Retry, X509Certificate,
     engine::{
-        CertificateSpec, Engine, EventStream, Inner, JobWatch, deploy, issue, plan,
+        CertificateSpec, Engine, EventStream, Inner, JobWatch, deploy, issue, plan, renewal,
         spec::{self, Wanted},
     },
     records::{
-        AuditEvent, Certificate, CertificateStatus, Deployment, DeploymentState, Holder, IssuerRecord, Job,
-        JobState, KeyPolicy, Placement, TargetRecord, Version,
+        Asking, AuditEvent, Certificate, CertificateStatus, Deployment, DeploymentState, Holder,
+        IssuerRecord, Job, JobState, KeyPolicy, Placement, TargetRecord, Version,
     },
     store::{Change, Store, StoreExt, Stored},
     target::Plan,
@@ -338,6 +338,9 @@ async fn create(
         version: None,
         job: None,
         renew_at: None,
+        ask_at: None,
+        window: None,
+        asking: Asking::default(),
     };
     let job = issue::job(inner, &placement)?;
     placement.job = Some(job.id.clone());
@@ -399,6 +402,12 @@ async fn update(
             let how = Join { insist: false, other, touch: !fresh.is_empty() };
             placement.holder = holder(&certificate.key);
             change = start_issue(inner, change, &mut placement, jobs, how).await?;
+            writes = true;
+        }
+        if placement.job.is_none() && placement.ask_at.is_none() && renewal::asks(inner, &certificate).await {
+            // The CA has learnt to say when it wants renewals, or nobody has asked it so far.
+            placement.ask_at = Some(renewal::first_ask(inner));
+            change = change.update(&placement)?;
             writes = true;
         }
         let version = if renew { None } else { placement.version.clone() };
@@ -473,6 +482,7 @@ async fn start_issue(
     let job = issue::job(inner, placement)?;
     placement.job = Some(job.id.clone());
     placement.renew_at = None;
+    placement.ask_at = None;
     jobs.push(job.id.clone());
     change.update(placement)?.insert(&job)
 }

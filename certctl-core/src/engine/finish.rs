@@ -10,11 +10,11 @@ use crate::{
         failure::Failure,
         held::{Held, is_stale},
         issue::{self, Next, Subject},
-        plan,
+        plan, renewal,
     },
     records::{
-        Attempt, AttemptState, Certificate, Deployment, JobState, KeyPolicy, Placement, RenewalPolicy,
-        Version,
+        Asking, Attempt, AttemptState, Certificate, Deployment, JobState, KeyPolicy, Placement,
+        RenewalPolicy, Version,
     },
     store::{Change, ColumnValue, LeaseUse, Query, StoreExt, Stored, Test},
     worker::{MemoryJournal, Work},
@@ -40,6 +40,9 @@ pub(super) async fn run(
 
     placement.job = None;
     placement.renew_at = renew_at(engine, &certificate, &attempt, &newest);
+    placement.ask_at = renewal::asks(engine, &certificate).await.then(|| renewal::first_ask(engine));
+    let hurried = if placement.asking.early { placement.asking.hurried.saturating_add(1) } else { 0 };
+    placement.asking = Asking { failures: 0, early: false, hurried };
     held.finish(engine, JobState::Done);
     let event = held
         .event(engine, "certificate.renewed")

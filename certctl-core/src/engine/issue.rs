@@ -512,6 +512,8 @@ async fn record(
             certificate.serial = Some(version.serial.clone());
             certificate.updated = now;
             placement.version = Some(version.id.clone());
+            // It was about the one before.
+            placement.window = None;
             let sent = Dispatch::prepare(engine, &placement.id, &version.id, &held.job.id, false).await?;
             held.wait_for_children(engine, sent.children());
             let then = if sent.children() == 0 { LeaseUse::Keep } else { LeaseUse::Release };
@@ -561,6 +563,7 @@ async fn cancel(
         // Who stops a renewal wants it later, not never.
         let tomorrow = engine.clock.now() + Duration::from_secs(86_400);
         placement.renew_at = placement.version.as_ref().map(|_| tomorrow);
+        placement.ask_at = placement.renew_at;
         let rolled_up = deploy::roll_up(engine, &certificate.id, Some(&placement)).await?;
         let saved = held
             .save(engine, event.clone(), LeaseUse::Release, |change| {

@@ -16,6 +16,7 @@ mod held;
 mod http01;
 mod issue;
 pub mod plan;
+mod renewal;
 mod run;
 mod schedule;
 mod spec;

@@ -3,8 +3,10 @@
 use std::{ops::Deref, time::Duration};
 
 use crate::{
-    ErrorReport, Id, Retry, Timestamp,
-    records::{Certificate, CertificateStatus, Deployment, DeploymentState, RenewalPolicy, Version},
+    ErrorReport, Id, RenewalWindow, Retry, Timestamp,
+    records::{
+        Certificate, CertificateStatus, Deployment, DeploymentState, Placement, RenewalPolicy, Version,
+    },
 };
 
 /// After how many failures in a row for the same cause somebody has to look.
@@ -33,6 +35,113 @@ pub fn poll_at(told: Timestamp, now: Timestamp) -> Timestamp {
 pub fn renew_at(policy: RenewalPolicy, not_before: Timestamp, not_after: Timestamp) -> Timestamp {
     let lifetime = not_after.since(not_before);
     not_before + lifetime.mul_f64(policy.at_share.clamp(0.1, 0.95))
+}
+
+/// The latest share of its lifetime at which a certificate is renewed, whatever its CA says.
+const LATEST_SHARE: f64 = 0.95;
+/// Up to which share of its lifetime a certificate is young: its CA has a reason to want it renewed then.
+const YOUNG_SHARE: f64 = 0.1;
+/// How often in a row a CA may want a young certificate renewed.
+pub const HURRIES_IN_A_ROW: u32 = 8;
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3_600);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// What came of asking a CA when it wants a certificate renewed (RFC 9773).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Opinion {
+    /// This is when.
+    Window(RenewalWindow),
+    /// It has none about this certificate.
+    None,
+    /// It gave no answer; the error's retry says when to ask again.
+    Failed(Retry),
+}
+
+/// What an [`Opinion`] changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// Nothing.
+    Same,
+    /// The window is another one.
+    Changed,
+    /// The window makes no sense and is passed over; this says why.
+    Nonsense(&'static str),
+}
+
+/// Writes down what a CA says about the newest version, which is valid from `not_before` to `not_after`, and since `created`
+/// known here. `chance`, between 0 and 1, is random: it picks the moment within the window (RFC 9773 section 4.2), so that what
+/// the CA issued together does not come back together.
+pub fn hear(
+    placement: &mut Placement,
+    policy: RenewalPolicy,
+    version: &Version,
+    opinion: Opinion,
+    now: Timestamp,
+    chance: f64,
+) -> Heard {
+    let chance = chance.clamp(0.0, 1.0);
+    let share = |share: f64| version.not_before + version.not_after.since(version.not_before).mul_f64(share);
+    let by_policy = renew_at(policy, version.not_before, version.not_after);
+    let window = match opinion {
+        Opinion::Window(window) => window,
+        Opinion::None => {
+            if placement.window.take().is_some() {
+                placement.renew_at = Some(by_policy);
+            }
+            placement.asking.failures = 0;
+            placement.asking.early = false;
+            placement.ask_at = Some(now + DAY);
+            return Heard::Same;
+        }
+        Opinion::Failed(retry) => {
+            placement.asking.failures = placement.asking.failures.saturating_add(1);
+            let pause = HOUR.saturating_mul(1 << (placement.asking.failures - 1).min(3)).min(6 * HOUR);
+            placement.ask_at = Some(match retry {
+                Retry::After(at) => at.clamp(now + MINUTE, now + DAY),
+                _ => now + pause.mul_f64(0.75 + chance / 4.0),
+            });
+            return Heard::Same;
+        }
+    };
+    let nonsense = if window.end <= window.start {
+        Some("it ends before it begins")
+    } else if window.end + DAY <= version.not_before {
+        // A CA that wants something replaced at once says so with a window that is over, and clocks differ.
+        Some("it ends long before the certificate is valid")
+    } else if window.start >= version.not_after {
+        Some("it begins after the certificate's end")
+    } else {
+        None
+    };
+    if let Some(why) = nonsense {
+        // As if there had been no answer (RFC 9773 section 4.2).
+        hear(placement, policy, version, Opinion::Failed(Retry::Backoff), now, chance);
+        return Heard::Nonsense(why);
+    }
+    placement.asking.failures = 0;
+    placement.ask_at = Some(window.ask_again.clamp(now + MINUTE, now + DAY));
+    let same =
+        placement.window.as_ref().is_some_and(|known| (known.start, known.end) == (window.start, window.end));
+    if same {
+        placement.window = Some(window);
+        return Heard::Same;
+    }
+    let mut at = window.start + window.end.since(window.start).mul_f64(chance);
+    at = at.max(now).min(share(LATEST_SHARE).max(now));
+    placement.asking.early = at < share(YOUNG_SHARE);
+    let hurried = placement.asking.hurried;
+    placement.window = Some(window);
+    if placement.asking.early && hurried >= HURRIES_IN_A_ROW {
+        // It would want the next one renewed as well.
+        placement.renew_at = Some(by_policy);
+        return Heard::Nonsense("it wants each new certificate renewed at once");
+    }
+    if placement.asking.early && hurried > 0 {
+        at = at.max(version.created + backoff(hurried + 1));
+    }
+    placement.renew_at = Some(at);
+    Heard::Changed
 }
 
 /// What becomes of a step that failed.

@@ -14,7 +14,7 @@ use crate::{
         Engine, Inner, Running, challenge, deploy,
         failure::{self, Failure},
         held::Held,
-        issue, schedule,
+        issue, renewal, schedule,
     },
     records::{Certificate, Job, Place},
     store::{Filter, Lease, LeaseRequest, LeaseWhat, Record, Stored, Test},
@@ -38,6 +38,8 @@ impl Engine {
     pub async fn run(&self, until: impl Future<Output = ()> + Send) -> Result<()> {
         let inner = &self.inner;
         let mut tasks = JoinSet::new();
+        // At most one, and nobody waits for it: what it is asking when this loop ends is asked again.
+        let mut sweeps = JoinSet::new();
         let mut changes = inner.changes();
         let mut turn = Turn::new(inner.clone());
         tokio::pin!(until);
@@ -48,6 +50,9 @@ impl Engine {
                 if let Err(e) = turn.fill(inner).await {
                     tracing::error!(error = %e, "the store does not answer; trying again");
                     inner.clock.pause(Duration::from_millis(500)).await;
+                }
+                if sweeps.is_empty() && turn.sweep_is_due(inner).await {
+                    sweeps.spawn(renewal::sweep(inner.clone()));
                 }
                 for batch in turn.take(free) {
                     // A task of its own: who drops this loop cancels nothing that has begun.
@@ -65,6 +70,10 @@ impl Engine {
                 biased;
                 () = &mut until => break,
                 Some(done) = tasks.join_next(), if !tasks.is_empty() => report(done),
+                Some(done) = sweeps.join_next(), if !sweeps.is_empty() => {
+                    report(done);
+                    turn.swept();
+                }
                 _ = changes.changed(), if !full => {
                     // Where one thing happens, more does: one look for all of it.
                     tokio::select! {
@@ -104,6 +113,10 @@ struct Turn {
     looked: Option<Timestamp>,
     /// When the first renewal is due that was not due at the last look.
     renewal: Option<Timestamp>,
+    /// When something to ask the CAs was looked for last.
+    asked: Option<Timestamp>,
+    /// When the first question is due that was not due at the last look.
+    ask: Option<Timestamp>,
     pruned: Option<Timestamp>,
 }
 
@@ -122,15 +135,23 @@ impl Drop for Turn {
 
 impl Turn {
     fn new(engine: Arc<Inner>) -> Self {
-        Self { engine, waiting: VecDeque::new(), plenty: false, looked: None, renewal: None, pruned: None }
+        let waiting = VecDeque::new();
+        Self {
+            engine,
+            waiting,
+            plenty: false,
+            looked: None,
+            renewal: None,
+            asked: None,
+            ask: None,
+            pruned: None,
+        }
     }
 
     /// Looks at the store, if there is nothing left to begin.
     async fn fill(&mut self, engine: &Inner) -> Result<()> {
         let (now, before) = engine.time();
-        // Both clocks that stand still and clocks that jump back count as time to look.
-        let old =
-            |last: Option<Timestamp>, span| last.is_none_or(|last| now < last || now.since(last) >= span);
+        let old = |last, span| is_old(last, span, now);
         if let Some(before) = before {
             schedule::clock_was_set_back(engine, now, before).await?;
         }
@@ -155,6 +176,25 @@ impl Turn {
         Ok(())
     }
 
+    /// Whether it is time to ask the CAs when they want renewals.
+    async fn sweep_is_due(&mut self, engine: &Inner) -> bool {
+        let now = engine.clock.now();
+        if !is_old(self.asked, Duration::from_secs(1), now) && self.ask.is_none_or(|due| due > now) {
+            return false;
+        }
+        self.asked = Some(now);
+        self.ask = None;
+        renewal::is_due(engine).await.unwrap_or_else(|e| {
+            tracing::warn!(error = %e, "what there is to ask the CAs could not be looked up");
+            false
+        })
+    }
+
+    /// The CAs were asked: renewals may be due that were not.
+    fn swept(&mut self) {
+        self.looked = None;
+    }
+
     fn take(&mut self, free: usize) -> impl Iterator<Item = Vec<Held>> + '_ {
         self.waiting.drain(..free.min(self.waiting.len()))
     }
@@ -166,10 +206,16 @@ impl Turn {
     /// When to look again without being woken.
     async fn next(&mut self, engine: &Inner) -> Timestamp {
         let latest = engine.clock.now() + LOOK_AGAIN;
-        let (job, renewal) = schedule::next_due(engine).await.unwrap_or_default();
+        let schedule::Next { job, renewal, ask } = schedule::next_due(engine).await.unwrap_or_default();
         self.renewal = renewal;
-        [job, renewal].into_iter().flatten().fold(latest, Timestamp::min)
+        self.ask = ask;
+        [job, renewal, ask].into_iter().flatten().fold(latest, Timestamp::min)
     }
+}
+
+/// Both clocks that stand still and clocks that jump back count as time to look.
+fn is_old(last: Option<Timestamp>, span: Duration, now: Timestamp) -> bool {
+    last.is_none_or(|last| now < last || now.since(last) >= span)
 }
 
 async fn detached(task: tokio::task::JoinHandle<()>) {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     Actor, ErrorKind, Result, Retry, Timestamp,
-    engine::{Inner, http01, issue, plan},
+    engine::{Inner, http01, issue, plan, renewal},
     records::{AuditEvent, Job, Place, Placement},
     store::{Change, Direction, Query, StoreExt, Stored, Test},
 };
@@ -27,6 +27,7 @@ pub(crate) async fn due(engine: &Inner) -> Result<usize> {
         let job = issue::job(engine, placement)?;
         placement.job = Some(job.id.clone());
         placement.renew_at = None;
+        placement.ask_at = None;
         jobs.push(job);
     }
     while !placements.is_empty() {
@@ -61,8 +62,19 @@ pub(crate) async fn due(engine: &Inner) -> Result<usize> {
     Ok(0)
 }
 
-/// When the next job and the next renewal are due that are not due now.
-pub(crate) async fn next_due(engine: &Inner) -> Result<(Option<Timestamp>, Option<Timestamp>)> {
+/// What comes next.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Next {
+    /// A job.
+    pub(crate) job: Option<Timestamp>,
+    /// A renewal.
+    pub(crate) renewal: Option<Timestamp>,
+    /// A CA is to be asked when it wants a renewal.
+    pub(crate) ask: Option<Timestamp>,
+}
+
+/// When the next job, the next renewal and the next question are due that are not due now.
+pub(crate) async fn next_due(engine: &Inner) -> Result<Next> {
     let now = engine.clock.now();
     let jobs = Query::of::<Job>()
         .filter("place", Test::Equal, Place::HERE)
@@ -70,13 +82,18 @@ pub(crate) async fn next_due(engine: &Inner) -> Result<(Option<Timestamp>, Optio
         .order("due", Direction::Ascending)
         .limit(1);
     let (jobs, _) = engine.store.list::<Job>(jobs).await?;
-    let renewals = Query::of::<Placement>()
-        .filter("renew_at", Test::Greater, now)
-        .order("renew_at", Direction::Ascending)
-        .limit(1);
-    let (renewals, _) = engine.store.list::<Placement>(renewals).await?;
-    let job = jobs.first().and_then(|job| job.due);
-    Ok((job, renewals.first().and_then(|placement| placement.renew_at)))
+    let first = async |column: &'static str| {
+        let query = Query::of::<Placement>()
+            .filter(column, Test::Greater, now)
+            .order(column, Direction::Ascending)
+            .limit(1);
+        Ok::<_, crate::Error>(engine.store.list::<Placement>(query).await?.0.pop())
+    };
+    Ok(Next {
+        job: jobs.first().and_then(|job| job.due),
+        renewal: first("renew_at").await?.and_then(|placement| placement.renew_at),
+        ask: first("ask_at").await?.and_then(|placement| placement.ask_at),
+    })
 }
 
 /// What was due by the clock as it was, `before`, is due by the clock as it is, and what waits for a later try does so from now
@@ -89,6 +106,7 @@ pub(crate) async fn clock_was_set_back(engine: &Inner, now: Timestamp, before: T
         .filter("due", Test::AtMost, before + plan::LONGEST_BACKOFF)
         .order("due", Direction::Ascending)
         .limit(PAGE);
+    renewal::clock_was_set_back(engine, now).await?;
     let mut after = None;
     loop {
         let (jobs, next): (Vec<Stored<Job>>, _) = engine.store.list(query.clone().after(after)).await?;

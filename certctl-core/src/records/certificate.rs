@@ -1,7 +1,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Csr, ErrorReport, Fingerprint, Id, Identified, KeyAlgorithm, SerialNumber, SubjectAltName, Timestamp,
+    Csr, ErrorReport, Fingerprint, Id, Identified, KeyAlgorithm, RenewalWindow, SerialNumber, SubjectAltName,
+    Timestamp,
     records::{Agent, Attempt, IssuerRecord, Job, Profile, ProfileRecord, TargetRecord},
     store::{Column, ColumnValue, Kind, Record, columns_of},
 };
@@ -160,6 +161,28 @@ pub struct Placement {
     pub job: Option<Id<Job>>,
     /// When the next renewal is due; none while a job is open or nothing is to be renewed.
     pub renew_at: Option<Timestamp>,
+    /// When its CA is asked next when it wants the newest version renewed (RFC 9773); none while a job is open, or where the
+    /// CA has no opinion.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ask_at: Option<Timestamp>,
+    /// When its CA wants the newest version renewed, as it said last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<RenewalWindow>,
+    /// How the asking went.
+    #[serde(default)]
+    pub asking: Asking,
+}
+
+/// How it went to ask a CA when it wants a certificate renewed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Asking {
+    /// How often in a row there was no answer, or none that makes sense.
+    pub failures: u32,
+    /// Whether the CA wants the newest version renewed early in its life.
+    pub early: bool,
+    /// How many versions in a row were renewed because of that.
+    pub hurried: u32,
 }
 
 /// Who holds a key.
@@ -193,9 +216,14 @@ impl Record for Placement {
     const KIND: &'static Kind = &Kind {
         table: "placements",
         version: 1,
-        columns: &[Column::text("certificate"), Column::text("holder"), Column::integer("renew_at")],
+        columns: &[
+            Column::text("certificate"),
+            Column::text("holder"),
+            Column::integer("renew_at"),
+            Column::integer("ask_at"),
+        ],
         unique: &[],
-        indexes: &[&["certificate"], &["renew_at"]],
+        indexes: &[&["certificate"], &["renew_at"], &["ask_at"]],
         leasing: None,
         columns_of: columns_of::<Self>,
         upgrade: Self::upgrade,
@@ -210,7 +238,7 @@ impl Record for Placement {
             Holder::External => "external",
             other => other.as_column(),
         };
-        vec![(&self.certificate).into(), holder.into(), self.renew_at.into()]
+        vec![(&self.certificate).into(), holder.into(), self.renew_at.into(), self.ask_at.into()]
     }
 }
 

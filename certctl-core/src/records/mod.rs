@@ -12,7 +12,9 @@ use crate::store::{Kind, Record};
 
 pub use attempt::{Attempt, AttemptState};
 pub use audit::AuditEvent;
-pub use certificate::{Certificate, CertificateStatus, Holder, KeyPolicy, Placement, RenewalPolicy, Version};
+pub use certificate::{
+    Asking, Certificate, CertificateStatus, Holder, KeyPolicy, Placement, RenewalPolicy, Version,
+};
 pub use challenge::ChallengeToken;
 pub use connector::{
     Agent, HostRecord, IssuerRecord, Place, Probe, Profile, ProfileRecord, StateRecord, TargetRecord,

@@ -15,8 +15,8 @@ use async_trait::async_trait;
 use crate::{
     CertificateAuthority, Chain, Challenge, ChallengeKind, Context, Effect, Error, ErrorKind,
     ExtendedKeyUsage, Handle, Id, Issuer, IssuerCapabilities, KeyAlgorithm, LeafRequest, Lifetime, Order,
-    PrivateKey, Progress, PublicKey, Recovery, Result, Retry, Revocation, SubjectAltName, Timestamp,
-    X509Certificate, random, records::Attempt,
+    PrivateKey, Progress, PublicKey, Recovery, RenewalWindow, Result, Retry, Revocation, SubjectAltName,
+    Timestamp, X509Certificate, random, records::Attempt,
 };
 
 pub use conformance::{conformance, order};
@@ -79,6 +79,8 @@ struct State {
     attempts: BTreeMap<Id<Attempt>, Known>,
     issued: Vec<Chain>,
     revoked: Vec<Chain>,
+    window: Result<Option<RenewalWindow>>,
+    windows_asked: Vec<Chain>,
 }
 
 /// What is known of one attempt.
@@ -119,6 +121,8 @@ impl ScriptedIssuer {
                 attempts: BTreeMap::new(),
                 issued: Vec::new(),
                 revoked: Vec::new(),
+                window: Ok(None),
+                windows_asked: Vec::new(),
             }),
         })
     }
@@ -163,6 +167,16 @@ impl ScriptedIssuer {
     /// Every certificate that it revoked, in that order.
     pub fn revoked(&self) -> Vec<Chain> {
         self.state().revoked.clone()
+    }
+
+    /// What to answer from now on to the question when to renew.
+    pub fn set_window(&self, window: Result<Option<RenewalWindow>>) {
+        self.state().window = window;
+    }
+
+    /// The certificates about which it was asked when to renew them, in that order.
+    pub fn windows_asked(&self) -> Vec<Chain> {
+        self.state().windows_asked.clone()
     }
 
     /// # Panics
@@ -354,6 +368,12 @@ impl Issuer for ScriptedIssuer {
         }
         self.state().revoked.push(revocation.chain.clone());
         Ok(())
+    }
+
+    async fn renewal_window(&self, _: &Context, chain: &Chain) -> Result<Option<RenewalWindow>> {
+        let mut state = self.state();
+        state.windows_asked.push(chain.clone());
+        state.window.clone()
     }
 
     async fn trust_anchors(&self, _: &Context) -> Result<Vec<X509Certificate>> {
