@@ -4,6 +4,7 @@
 
 #[cfg(feature = "dns")]
 pub mod dns;
+pub mod environment;
 #[cfg(feature = "sqlite")]
 mod home;
 #[cfg(feature = "local-host")]
@@ -24,6 +25,8 @@ pub use home::ProcessSecrets;
 
 /// The issuers of this crate, one row a kind.
 pub static ISSUERS: &[IssuerKind] = &[
+    #[cfg(feature = "acme")]
+    IssuerKind::of::<issuers::Acme>(),
     #[cfg(feature = "local-ca")]
     IssuerKind::of::<issuers::LocalCa>(),
 ];

@@ -10,6 +10,8 @@
     unreachable_pub
 )]
 
+#[cfg(all(feature = "acme", feature = "dns"))]
+mod acme;
 mod batch;
 mod clock;
 mod demo;

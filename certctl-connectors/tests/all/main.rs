@@ -5,6 +5,8 @@
 
 #[cfg(feature = "local-host")]
 mod disk_keys;
+#[cfg(feature = "acme")]
+mod environment;
 #[cfg(feature = "local-ca")]
 mod local_ca;
 #[cfg(feature = "local-host")]

@@ -1,11 +1,14 @@
 //! Issuers and targets that somebody stores, instead of declaring them in a program's code.
 
+use std::sync::Arc;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    Actor, Error, ErrorKind, Id, Identified, Lifetime, Permission, Result, Violation, WriteMode, check_name,
+    Actor, Error, ErrorKind, Id, Identified, Issuer, Lifetime, Permission, Result, Violation, WriteMode,
+    check_name,
     connectors::{Sealing, read_config, seal},
     engine::{Engine, Inner, commands::again_if_stale},
     host::Endpoint,
@@ -168,6 +171,16 @@ impl Engine {
             put(inner, actor, known, record, spec.expected_version).await
         })
         .await
+    }
+
+    /// The issuer itself, for what only it can do: its account, above all.
+    ///
+    /// # Errors
+    /// `NotFound`, what its constructor gives, or `Denied` if the actor may not.
+    pub async fn issuer(&self, actor: &Actor, id_or_name: &str) -> Result<Arc<dyn Issuer>> {
+        actor.require(Permission::ManageConnectors)?;
+        let record: Stored<IssuerRecord> = self.inner.store.resolve(id_or_name).await?;
+        self.inner.catalog.issuer(&record).await
     }
 
     /// Forgets an issuer that no certificate uses. What it had sealed for itself, such as a CA's keys, stays under its id.

@@ -1,7 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    Id, Result,
+    Id, Result, Timestamp,
     engine::Inner,
     records::{Certificate, Job, JobState},
     store::{StoreExt, Stored},
@@ -22,8 +22,8 @@ impl JobWatch {
         &self.jobs
     }
 
-    /// Waits until the jobs are finished, or wait for somebody else: a CA, a person, a later try. Somebody has to step them
-    /// meanwhile: [`crate::Engine::run`], here or in another process.
+    /// Waits until the jobs are finished, or wait for somebody else: a person, a later try, a CA that needs more than some
+    /// seconds. Somebody has to step them meanwhile: [`crate::Engine::run`], here or in another process.
     ///
     /// Gives the certificate as it stands then.
     pub async fn wait(&self) -> Result<Stored<Certificate>> {
@@ -33,7 +33,7 @@ impl JobWatch {
             let jobs = self.engine.store.read_all(&self.jobs).await?;
             let now = self.engine.clock.now();
             let resting = |job: &Stored<Job>| match job.state {
-                JobState::Ready => job.due.is_none_or(|due| due > now),
+                JobState::Ready => !is_soon(job, now),
                 JobState::Waiting => false,
                 JobState::Attention | JobState::Done | JobState::Failed | JobState::Cancelled => true,
             };
@@ -48,8 +48,8 @@ impl JobWatch {
         }
     }
 
-    /// Steps the jobs here and now, without [`crate::Engine::run`], until they are finished or wait for somebody else. What
-    /// has begun goes on if the caller goes away.
+    /// Steps the jobs here and now, without [`crate::Engine::run`], until they are finished or wait for somebody else: a
+    /// person, a later try, a CA that needs more than some seconds at a time. What has begun goes on if the caller goes away.
     ///
     /// Gives the certificate as it stands then.
     pub async fn step(&self) -> Result<Stored<Certificate>> {
@@ -62,9 +62,21 @@ impl JobWatch {
     }
 }
 
-/// Steps the jobs of one certificate until none can be stepped now.
+/// A CA that says to come back so soon is waited for.
+const SOON: Duration = Duration::from_secs(20);
+/// And that for so long, all in all.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Whether it is due, or will be in some seconds because a CA said so. What failed comes back later.
+fn is_soon(job: &Job, now: Timestamp) -> bool {
+    let by = if job.failures == 0 { now + SOON } else { now };
+    job.state == JobState::Ready && job.due.is_some_and(|due| due <= by)
+}
+
+/// Steps the jobs of one certificate until none can be stepped now, or soon.
 async fn drive(engine: Arc<Inner>, certificate: Id<Certificate>) -> Result<()> {
     let mut changes = engine.changes();
+    let begin = engine.clock.now();
     loop {
         changes.mark_unchanged();
         if let (now, Some(before)) = engine.time() {
@@ -81,16 +93,16 @@ async fn drive(engine: Arc<Inner>, certificate: Id<Certificate>) -> Result<()> {
         }
         let now = engine.clock.now();
         let jobs: Vec<Stored<Job>> = engine.store.list_by("certificate", (&certificate).into()).await?;
-        // Due, and could not be leased: somebody else is at it.
-        let elsewhere = jobs.iter().any(|job| {
-            job.state == JobState::Ready && job.place.agent.is_none() && job.due.is_some_and(|due| due <= now)
-        });
-        if !elsewhere {
+        let soon = jobs.iter().filter(|job| job.place.agent.is_none() && is_soon(job, now));
+        let Some(due) = soon.filter_map(|job| job.due).min() else { return Ok(()) };
+        if due > now && now.since(begin) > PATIENCE {
             return Ok(());
         }
         tokio::select! {
             _ = changes.changed() => {}
-            () = engine.clock.pause(Duration::from_millis(100)) => {}
+            () = engine.clock.sleep_until(due), if due > now => {}
+            // Due, and could not be leased: somebody else is at it.
+            () = engine.clock.pause(Duration::from_millis(100)), if due <= now => {}
         }
     }
 }

@@ -1,0 +1,116 @@
+//! What the CA's problem documents (RFC 8555 section 6.7) mean for whoever asked.
+
+use std::time::Duration;
+
+use certctl_core::{Effect, Error, ErrorKind, Retry, Timestamp};
+use certctl_protocols::acme::wire::{Problem, ProblemType};
+use reqwest::header;
+
+use super::transport::Response;
+
+/// How long at most a CA's word is waited for: nobody's renewals stop for longer because of a header.
+const MAX_WAIT: Duration = Duration::from_secs(7 * 86_400);
+/// How long a CA that limits its rate is left alone if it does not say.
+const RATE_LIMIT_PAUSE: Duration = Duration::from_secs(3_600);
+
+/// The error that a refusal is.
+pub(super) fn error(response: &Response) -> Error {
+    let after = response.retry_after().map(|at| at.min(response.at + MAX_WAIT));
+    let Some(problem) = response.problem() else {
+        let what = format!("the ACME server answers with status {}", response.status);
+        let kind = match response.status {
+            429 => ErrorKind::RateLimited,
+            500.. => ErrorKind::Unavailable,
+            _ => ErrorKind::BadResponse,
+        };
+        let retry = after.map_or(Retry::Backoff, Retry::After);
+        // What stands in front of a CA may answer after the CA has done it.
+        let effect = if response.status >= 500 { Effect::Unknown } else { Effect::None };
+        return Error::new(kind, what).with_retry(retry).with_effect(effect).with("url", &response.url);
+    };
+    let error = of(&problem, response.status, response.at, after).with("url", &response.url);
+    // Let's Encrypt and others say by this where a person can read more, or agree to something.
+    let help = response.links("help").into_iter().next();
+    match problem.instance.clone().or(help).or_else(|| response.links("terms-of-service").into_iter().next())
+    {
+        Some(link) => error.with("link", shown(&link)),
+        None => error,
+    }
+}
+
+/// Why an order, an authorization or a challenge came to nothing: whether another order can help.
+pub(super) fn of_order(problem: &Problem, now: Timestamp) -> Error {
+    let error = of(problem, 403, now, None);
+    // What is wrong lies with the names' servers, and may be right the next time.
+    let error = match &problem.kind {
+        ProblemType::Dns
+        | ProblemType::Connection
+        | ProblemType::Tls
+        | ProblemType::IncorrectResponse
+        | ProblemType::Unauthorized
+        | ProblemType::Caa
+        | ProblemType::ServerInternal => error.with_retry(Retry::Backoff),
+        _ => error,
+    };
+    error.with_effect(Effect::None)
+}
+
+fn of(problem: &Problem, status: u16, now: Timestamp, after: Option<Timestamp>) -> Error {
+    let kind = kind(&problem.kind, status);
+    let retry = match (kind, after) {
+        (ErrorKind::RateLimited, after) => Retry::After(after.unwrap_or(now + RATE_LIMIT_PAUSE)),
+        (ErrorKind::Unavailable, after) => after.map_or(Retry::Backoff, Retry::After),
+        _ => Retry::Never,
+    };
+    let effect = if kind == ErrorKind::Unavailable { Effect::Unknown } else { Effect::None };
+    let mut sentence = format!("the CA says: {}", problem.sentence());
+    if let Some(remedy) = remedy(&problem.kind) {
+        sentence = format!("{sentence}; {remedy}");
+    }
+    Error::new(kind, sentence).with_retry(retry).with_effect(effect).with("problem", problem.kind.to_string())
+}
+
+fn kind(problem: &ProblemType, status: u16) -> ErrorKind {
+    match problem {
+        ProblemType::RateLimited => ErrorKind::RateLimited,
+        ProblemType::ServerInternal | ProblemType::BadNonce => ErrorKind::Unavailable,
+        ProblemType::AlreadyReplaced => ErrorKind::Conflict,
+        ProblemType::Unauthorized | ProblemType::AccountDoesNotExist => ErrorKind::Denied,
+        ProblemType::Malformed => ErrorKind::Precondition,
+        _ if status == 429 => ErrorKind::RateLimited,
+        _ if status >= 500 => ErrorKind::Unavailable,
+        _ if status == 409 => ErrorKind::Conflict,
+        _ => ErrorKind::Precondition,
+    }
+}
+
+fn remedy(problem: &ProblemType) -> Option<&'static str> {
+    Some(match problem {
+        ProblemType::ExternalAccountRequired => "give eab_kid and eab_hmac, as the CA's dashboard shows them",
+        ProblemType::UserActionRequired => "agree to the CA's new terms, at the link that it gives",
+        ProblemType::InvalidContact | ProblemType::UnsupportedContact => "give another email",
+        ProblemType::InvalidProfile => "leave profile out, or name one that the CA has",
+        ProblemType::Caa => "allow the CA in the names' CAA records",
+        ProblemType::Dns => "look whether the names have the records that the challenge needs",
+        ProblemType::Connection => "let the CA reach the names' addresses on the challenge's port",
+        _ => return None,
+    })
+}
+
+fn shown(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(500).collect()
+}
+
+/// Whether the server speaks of a nonce that it does not know.
+pub(super) fn is_bad_nonce(response: &Response) -> bool {
+    response.status >= 400 && response.problem().is_some_and(|problem| problem.kind == ProblemType::BadNonce)
+}
+
+/// The nonce for the next request (RFC 8555 section 6.5.1).
+pub(super) fn nonce(response: &Response) -> Option<String> {
+    let name = header::HeaderName::from_static("replay-nonce");
+    let nonce = response.header(name)?;
+    let fits = (1..=512).contains(&nonce.len())
+        && nonce.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    fits.then(|| nonce.to_owned())
+}
