@@ -12,7 +12,7 @@ pub mod hosts;
 pub mod issuers;
 #[cfg(feature = "local-host")]
 pub mod keys;
-#[cfg(feature = "acme")]
+#[cfg(any(feature = "acme", feature = "dns"))]
 pub mod solvers;
 #[cfg(feature = "sqlite")]
 pub mod stores;
@@ -41,10 +41,14 @@ pub static TARGETS: &[TargetKind] = &[
 
 /// The solvers of this crate, one row a kind.
 pub static SOLVERS: &[SolverKind] = &[
+    #[cfg(feature = "dns")]
+    SolverKind::of::<solvers::DnsScript>(),
     #[cfg(feature = "acme")]
     SolverKind::of::<solvers::Http01Listener>(),
     #[cfg(feature = "acme")]
     SolverKind::of::<solvers::Http01Webroot>(),
+    #[cfg(feature = "dns")]
+    SolverKind::of::<solvers::Rfc2136>(),
     #[cfg(feature = "acme")]
     SolverKind::of::<solvers::TlsAlpn01Listener>(),
 ];

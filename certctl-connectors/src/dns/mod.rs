@@ -173,16 +173,7 @@ impl Lookup {
         let mut at = name.clone();
         while !at.is_root() {
             let answer = self.resolve(&at, RecordType::SOA).await?;
-            // Where there is no SOA, the authority section names the zone's (RFC 2308 section 3). An alias brings one of
-            // somewhere else.
-            let apex = answer
-                .answers
-                .iter()
-                .chain(&answer.authorities)
-                .filter(|record| record.record_type() == RecordType::SOA && record.name.zone_of(name))
-                .map(|record| record.name.clone())
-                .find(|apex| !apex.is_root());
-            if let Some(apex) = apex {
+            if let Some(apex) = apex_in(&answer, name) {
                 return Ok(apex);
             }
             at = at.base_name();
@@ -292,6 +283,16 @@ async fn shown(server: SocketAddr, name: &Name, value: &[u8]) -> std::result::Re
         _ => false,
     });
     Ok(if is_shown { Seen::Shown } else { Seen::Missing })
+}
+
+/// The zone that an answer to a question for an SOA record names, if the name lies in it.
+pub(crate) fn apex_in(answer: &Message, name: &Name) -> Option<Name> {
+    // Where there is no SOA, the authority section names the zone's (RFC 2308 section 3). An alias brings one of somewhere
+    // else.
+    let records = answer.answers.iter().chain(&answer.authorities);
+    let mut apexes =
+        records.filter(|record| record.record_type() == RecordType::SOA).map(|record| &record.name);
+    apexes.find(|apex| apex.zone_of(name) && !apex.is_root()).cloned()
 }
 
 fn is_answer(message: &Message) -> bool {
