@@ -15,6 +15,8 @@ mod acme;
 mod batch;
 mod clock;
 mod demo;
+#[cfg(feature = "dns")]
+mod dns;
 mod failures;
 mod faults;
 mod input;
