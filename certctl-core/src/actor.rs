@@ -34,6 +34,8 @@ pub enum Permission {
     ManageCertificates,
     /// Change issuers, targets, hosts and profiles.
     ManageConnectors,
+    /// Take private keys out.
+    ReadKeys,
 }
 
 impl Actor {

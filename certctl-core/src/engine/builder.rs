@@ -144,12 +144,13 @@ impl EngineBuilder {
         }
         let catalog = Arc::new(catalog);
         let seat = home.store.seat().await?;
-        let worker = (self.worker.0)(LocalWorker::new(catalog.clone(), home.keys, self.solvers));
+        let worker = (self.worker.0)(LocalWorker::new(catalog.clone(), home.keys.clone(), self.solvers));
         Ok(Engine {
             inner: Arc::new(Inner {
                 store: home.store,
                 clock: self.clock,
                 catalog,
+                keys: home.keys,
                 worker,
                 seat,
                 at_once: self.at_once,

@@ -4,6 +4,7 @@
 //! only write rows; one loop leases them and steps them, in this process or in another one on the same store.
 
 mod builder;
+mod bundle;
 mod challenge;
 mod commands;
 mod connectors;
@@ -15,6 +16,7 @@ mod finish;
 mod held;
 mod http01;
 mod issue;
+mod on_demand;
 pub mod plan;
 mod renewal;
 mod run;
@@ -34,7 +36,7 @@ use std::{
 use tokio::sync::{broadcast, watch as channel};
 
 use crate::{
-    Clock, Context, Id, Result, Timestamp,
+    Clock, Context, Id, Keys, Result, Timestamp,
     catalog::Catalog,
     records::Job,
     store::{Change, Seat, Store},
@@ -45,6 +47,7 @@ pub use builder::EngineBuilder;
 pub use commands::DeploymentPlan;
 pub use connectors::{IssuerSpec, TargetSpec};
 pub use events::{Event, EventStream};
+pub use on_demand::{OnDemand, OnDemandLimits};
 pub use spec::{CertificateSpec, WantedName};
 pub use watch::JobWatch;
 
@@ -60,6 +63,7 @@ pub(crate) struct Inner {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) catalog: Arc<Catalog>,
+    pub(crate) keys: Arc<dyn Keys>,
     pub(crate) worker: Arc<dyn Worker>,
     pub(crate) seat: Seat,
     /// How many jobs, or groups of jobs, are stepped at the same time.

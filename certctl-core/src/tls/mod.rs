@@ -11,6 +11,8 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 pub use probe::{KeyType, Presented, TlsVersion, handshake, server_names};
 pub use resolver::TlsResolver;
 
+pub use crate::engine::{OnDemand, OnDemandLimits};
+
 /// Named explicitly everywhere: a program that has installed another default provider must not change what happens here.
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())

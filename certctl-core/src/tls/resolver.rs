@@ -16,7 +16,7 @@ use rustls::{
 
 use super::{challenge::Challenges, provider};
 use crate::{
-    Bundle, Error, Fingerprint, KeyAlgorithm, PrivateKey, Result, SerialNumber, SubjectAltName, random,
+    Bundle, Error, Fingerprint, KeyAlgorithm, PrivateKey, Result, SerialNumber, SubjectAltName, Timestamp, random,
 };
 
 /// Chooses certificates for a rustls server. Each certificate has a slot with a name of its own; what is installed serves
@@ -85,6 +85,14 @@ impl TlsResolver {
         self.table().slots.get(slot).map(|installed| installed.bundle.clone())
     }
 
+    /// Whether an installed certificate that is valid at this time has this DNS name, or a wildcard that covers it.
+    pub fn serves(&self, name: &str, at: Timestamp) -> bool {
+        self.table().named(Some(name)).iter().any(|installed| {
+            let leaf = installed.bundle.chain.leaf();
+            leaf.not_before() <= at && at < leaf.not_after()
+        })
+    }
+
     /// A server's configuration with this resolver: TLS 1.2 and 1.3, no client certificates, no application protocols. It
     /// answers no challenges; see [`TlsResolver::server_config_for`].
     pub fn server_config(self: &Arc<Self>) -> ServerConfig {
@@ -138,11 +146,11 @@ struct Table {
     default: Option<Box<str>>,
     next: u64,
     /// By DNS name.
-    exact: HashMap<String, Vec<Arc<CertifiedKey>>>,
+    exact: HashMap<String, Vec<Arc<Installed>>>,
     /// By what follows the `*.`.
-    wildcard: HashMap<String, Vec<Arc<CertifiedKey>>>,
+    wildcard: HashMap<String, Vec<Arc<Installed>>>,
     /// The default, then all others.
-    rest: Vec<Arc<CertifiedKey>>,
+    rest: Vec<Arc<Installed>>,
 }
 
 impl Table {
@@ -158,23 +166,28 @@ impl Table {
                     Some(parent) => (&mut wildcard, parent),
                     None => (&mut exact, name.as_str()),
                 };
-                by.entry(key.to_owned()).or_default().push(installed.certified.clone());
+                by.entry(key.to_owned()).or_default().push(Arc::clone(installed));
             }
         }
-        let rest = ordered.iter().map(|(_, installed)| installed.certified.clone()).collect();
+        let rest = ordered.iter().map(|(_, installed)| Arc::clone(installed)).collect();
         Self { slots, default, next, exact, wildcard, rest }
     }
 
-    fn choose(&self, name: Option<&str>, schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+    /// Those for this name, then those whose wildcard covers it.
+    fn named(&self, name: Option<&str>) -> Vec<&Arc<Installed>> {
         let name = name.map(|name| name.trim_end_matches('.').to_ascii_lowercase());
         let exact = name.as_ref().and_then(|name| self.exact.get(name));
         let parent = name.as_ref().and_then(|name| name.split_once('.'));
         let wildcard = parent.and_then(|(_, parent)| self.wildcard.get(parent));
-        let named: Vec<_> = exact.into_iter().chain(wildcard).flatten().collect();
+        exact.into_iter().chain(wildcard).flatten().collect()
+    }
+
+    fn choose(&self, name: Option<&str>, schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        let named = self.named(name);
         let among = if named.is_empty() { self.rest.iter().collect() } else { named };
-        let fits = among.iter().find(|certified| certified.key.choose_scheme(schemes).is_some());
+        let fits = among.iter().find(|one| one.certified.key.choose_scheme(schemes).is_some());
         // Where none fits, the handshake fails for that reason, and says so.
-        fits.or(among.first()).map(|certified| Arc::clone(certified))
+        fits.or(among.first()).map(|one| one.certified.clone())
     }
 }
 

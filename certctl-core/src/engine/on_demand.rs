@@ -1,0 +1,412 @@
+//! Certificates for names that nobody has listed beforehand: obtained when the first client asks for one.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    fmt,
+    future::Future,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Shared},
+};
+use tokio::sync::Semaphore;
+
+use crate::{
+    Actor, CertificateSpec, Effect, Error, ErrorKind, ErrorReport, Id, Result, Retry, SubjectAltName, Timestamp,
+    TlsResolver,
+    engine::{Engine, bundle, issue},
+    records::{Certificate, CertificateStatus, Job, JobState, Version},
+    store::{Query, Select, StoreExt, Stored, Test},
+};
+
+/// How much is issued on demand, and how long somebody waits for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OnDemandLimits {
+    /// How many certificates are begun within an hour; all processes on the same store count together, as far as they
+    /// began with a new name.
+    pub per_hour: usize,
+    /// How many are being obtained at the same time, by this process.
+    pub at_once: usize,
+    /// How long a handshake waits for a certificate. Obtaining it goes on, for the next handshake.
+    pub deadline: Duration,
+    /// How long a name that was refused, or whose certificate could not be had, is not tried again.
+    pub pause: Duration,
+}
+
+impl Default for OnDemandLimits {
+    /// 50 an hour, 8 at the same time, 30 seconds, 5 minutes.
+    fn default() -> Self {
+        Self {
+            per_hour: 50,
+            at_once: 8,
+            deadline: Duration::from_secs(30),
+            pause: Duration::from_secs(300),
+        }
+    }
+}
+
+/// Obtains certificates for the names that clients ask for, and installs them in a [`TlsResolver`]. Cheap to clone; all clones
+/// are the same.
+///
+/// A name that has no certificate is put to `decide` first. Without that, whoever points names at a server has it order
+/// certificates until the CA says no.
+///
+/// [`Engine::run`] has to run: it renews what was obtained, and polls CAs that let one wait.
+#[derive(Clone)]
+pub struct OnDemand(Arc<Inner>);
+
+struct Inner {
+    engine: Engine,
+    resolver: Arc<TlsResolver>,
+    issuer: String,
+    decide: Box<dyn Fn(String) -> BoxFuture<'static, Result<bool>> + Send + Sync>,
+    limits: OnDemandLimits,
+    at_once: Semaphore,
+    names: Mutex<Names>,
+}
+
+#[derive(Default)]
+struct Names {
+    installed: HashMap<String, Installed>,
+    /// Why, and until when.
+    refused: HashMap<String, (Timestamp, Error)>,
+    under_way: HashMap<String, Shared<BoxFuture<'static, Result<()>>>>,
+    /// When certificates were begun, within the last hour.
+    begun: VecDeque<Timestamp>,
+}
+
+#[derive(Clone)]
+struct Installed {
+    version: Id<Version>,
+    not_before: Timestamp,
+    not_after: Timestamp,
+    /// When the store was asked last.
+    looked: Timestamp,
+}
+
+/// How long a name's newest version is taken for granted.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// How many refusals are remembered: names come from anybody.
+const REFUSALS: usize = 10_000;
+/// How long obtaining one certificate may take a place among those at the same time.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// What the names of these certificates begin with.
+const PREFIX: &str = "on-demand:";
+const HOUR: Duration = Duration::from_secs(3_600);
+
+impl OnDemand {
+    /// For this engine, resolver and issuer (name or id). `decide` is asked whether a name, a lower-case DNS name without
+    /// wildcard, shall have a certificate; an error counts as a no.
+    pub fn new<F>(
+        engine: &Engine,
+        resolver: &Arc<TlsResolver>,
+        issuer: impl Into<String>,
+        limits: OnDemandLimits,
+        decide: impl Fn(String) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Result<bool>> + Send + 'static,
+    {
+        Self(Arc::new(Inner {
+            engine: engine.clone(),
+            resolver: resolver.clone(),
+            issuer: issuer.into(),
+            decide: Box::new(move |name| decide(name).boxed()),
+            at_once: Semaphore::new(limits.at_once.max(1)),
+            limits,
+            names: Mutex::default(),
+        }))
+    }
+
+    /// To be awaited between a client's hello and the handshake: once it returns, the resolver has a certificate for the name
+    /// that the client asks for. A client that asks for no name is left to the resolver, as is a name of a certificate that
+    /// was installed otherwise. A CA that validates tls-alpn-01 has to be told apart first
+    /// ([`TlsResolver::asks_for_challenge`]): its question must not wait for the certificate.
+    ///
+    /// However many handshakes wait for one name, one certificate is ordered; who goes away cancels nothing. A name that is in
+    /// the store, from an earlier life of this process or from another process, is not put to `decide` again.
+    ///
+    /// # Errors
+    /// `Invalid` for what is no DNS name, `Denied` if `decide` says no, `RateLimited` beyond the limit, `Unavailable` if the
+    /// certificate does not come in time, and why it could not be had.
+    pub async fn prepare(&self, server_name: Option<&str>) -> Result<()> {
+        let Some(server_name) = server_name else { return Ok(()) };
+        let name = dns_name(server_name)?;
+        let under_way = match self.0.look(&name) {
+            Look::Ready => return Ok(()),
+            Look::Refused(error) => return Err(error),
+            Look::Old => {
+                // What there is still serves.
+                drop(self.obtain(&name));
+                return Ok(());
+            }
+            Look::Missing => self.obtain(&name),
+        };
+        match tokio::time::timeout(self.0.limits.deadline, under_way).await {
+            Ok(done) => done,
+            Err(_) => Err(Error::unavailable(format!("the certificate for {name} is not here yet"))),
+        }
+    }
+
+    /// Joins what is under way for this name, or begins.
+    fn obtain(&self, name: &str) -> Shared<BoxFuture<'static, Result<()>>> {
+        let mut names = self.0.names();
+        if let Some(under_way) = names.under_way.get(name) {
+            return under_way.clone();
+        }
+        let (inner, wanted) = (self.0.clone(), name.to_owned());
+        let task = tokio::spawn(async move {
+            let done = tokio::time::timeout(PATIENCE, inner.obtain(&wanted)).await.unwrap_or_else(|_| {
+                Err(Error::unavailable(format!("the certificate for {wanted} did not come in time")))
+            });
+            inner.finish(&wanted, done)
+        });
+        let (inner, wanted) = (self.0.clone(), name.to_owned());
+        let under_way = async move {
+            task.await.unwrap_or_else(|e| {
+                inner.finish(&wanted, Err(Error::internal(format!("obtaining a certificate panicked: {e}"))))
+            })
+        };
+        let under_way = under_way.boxed().shared();
+        names.under_way.insert(name.to_owned(), under_way.clone());
+        under_way
+    }
+}
+
+impl fmt::Debug for OnDemand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OnDemand")
+            .field("issuer", &self.0.issuer)
+            .field("limits", &self.0.limits)
+            .field("installed", &self.0.names().installed.len())
+            .finish_non_exhaustive()
+    }
+}
+
+enum Look {
+    /// Served.
+    Ready,
+    /// Served, and there may be something newer.
+    Old,
+    Refused(Error),
+    Missing,
+}
+
+impl Inner {
+    fn names(&self) -> MutexGuard<'_, Names> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Timestamp {
+        self.engine.inner.clock.now()
+    }
+
+    fn look(&self, name: &str) -> Look {
+        let now = self.now();
+        let names = self.names();
+        if let Some(installed) = names.installed.get(name)
+            && installed.not_before <= now
+            && now < installed.not_after
+        {
+            let fresh = installed.looked <= now && now < installed.looked + LOOK_AGAIN;
+            return if fresh { Look::Ready } else { Look::Old };
+        }
+        // A certificate of somebody else's making, such as a target's.
+        if !names.installed.contains_key(name) && self.resolver.serves(name, now) {
+            return Look::Ready;
+        }
+        match names.refused.get(name) {
+            Some((until, error)) if now < *until && *until <= now + self.limits.pause => {
+                Look::Refused(error.clone())
+            }
+            _ => Look::Missing,
+        }
+    }
+
+    /// What is under way for this name has ended.
+    fn finish(&self, name: &str, done: Result<()>) -> Result<()> {
+        let now = self.now();
+        let mut names = self.names();
+        names.under_way.remove(name);
+        match &done {
+            Ok(()) => {
+                names.refused.remove(name);
+            }
+            Err(error) => {
+                tracing::warn!(name, %error, "no certificate on demand");
+                let until = match error.retry() {
+                    // No reason to hold the pause against the name itself.
+                    Retry::After(at) => at.min(now + self.limits.pause),
+                    _ => now + self.limits.pause,
+                };
+                if names.refused.len() >= REFUSALS {
+                    names.refused.retain(|_, (until, _)| now < *until);
+                }
+                if names.refused.len() >= REFUSALS
+                    && let Some(any) = names.refused.keys().next().cloned()
+                {
+                    names.refused.remove(&any);
+                }
+                names.refused.insert(name.to_owned(), (until, error.clone()));
+                // It need not be asked for at each handshake that what is served has nothing newer.
+                if let Some(installed) = names.installed.get_mut(name) {
+                    installed.looked = now;
+                }
+            }
+        }
+        done
+    }
+
+    async fn obtain(&self, name: &str) -> Result<()> {
+        let known = self.known(name).await?;
+        if let Some(certificate) = &known {
+            if certificate.status == CertificateStatus::Revoked {
+                self.resolver.remove(&slot(name));
+                self.names().installed.remove(name);
+                return Err(Error::new(ErrorKind::Denied, format!("the certificate for {name} was revoked")));
+            }
+            if self.install(name, certificate).await? {
+                return Ok(());
+            }
+        }
+        if !(self.decide)(name.to_owned()).await? {
+            return Err(Error::new(ErrorKind::Denied, format!("{name} shall have no certificate here")));
+        }
+        let _place = self.at_once.acquire().await.map_err(|e| {
+            Error::internal("the places for certificates on demand are gone").with_source(e)
+        })?;
+        self.count(name).await?;
+        let certificate = self.issue(name, known.as_deref()).await?;
+        if self.install(name, &certificate).await? {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Precondition, format!("the key of the certificate for {name} is not held here")))
+    }
+
+    async fn known(&self, name: &str) -> Result<Option<Stored<Certificate>>> {
+        self.engine.inner.store.find_by("name", slot(name).into()).await
+    }
+
+    /// Puts the newest version into its slot, if it is valid now.
+    async fn install(&self, name: &str, certificate: &Certificate) -> Result<bool> {
+        let Some(version) = bundle::newest(&self.engine.inner, certificate).await? else { return Ok(false) };
+        let now = self.now();
+        if now < version.not_before || version.not_after <= now {
+            return Ok(false);
+        }
+        let installed = Installed {
+            version: version.id.clone(),
+            not_before: version.not_before,
+            not_after: version.not_after,
+            looked: now,
+        };
+        let same = self.names().installed.get(name).is_some_and(|known| known.version == installed.version);
+        if !same {
+            let Some(bundle) = self.engine.inner.bundle_of(version).await? else { return Ok(false) };
+            self.resolver.install(&slot(name), &bundle)?;
+        }
+        self.names().installed.insert(name.to_owned(), installed);
+        Ok(true)
+    }
+
+    /// Counts one more, if that is within the limit.
+    async fn count(&self, name: &str) -> Result<()> {
+        let now = self.now();
+        let since = now - HOUR;
+        let query = Query::of::<Certificate>()
+            .filter("name", Test::AtLeast, PREFIX)
+            .filter("name", Test::Less, "on-demand;")
+            .filter("created", Test::AtLeast, since)
+            .select(Select::Ids)
+            .limit(self.limits.per_hour.max(1));
+        let stored = self.engine.inner.store.query(&query).await?.ids.len();
+        let mut names = self.names();
+        // Times in the future are those of a clock that was set back.
+        names.begun.retain(|at| since < *at && *at <= now);
+        if names.begun.len().max(stored) >= self.limits.per_hour {
+            let again = names.begun.front().map_or(now + LOOK_AGAIN, |first| *first + HOUR);
+            let limit = self.limits.per_hour;
+            let message = format!("{name} has to wait: {limit} certificates an hour are obtained on demand");
+            return Err(Error::new(ErrorKind::RateLimited, message).with_retry(Retry::After(again)));
+        }
+        names.begun.push_back(now);
+        Ok(())
+    }
+
+    /// Orders it, or takes up what went wrong before, and waits until it is there or goes wrong.
+    async fn issue(&self, name: &str, known: Option<&Certificate>) -> Result<Stored<Certificate>> {
+        let actor = Actor::engine();
+        if let Some(certificate) = known {
+            for job in self.open_jobs(&certificate.id).await? {
+                // One whose answer was lost is for a person to look at.
+                let lost = job.last_error.as_ref().is_some_and(|error| error.effect == Effect::Unknown);
+                if is_stuck(&job) && !lost {
+                    drop(self.engine.retry(&actor, &job.id).await?);
+                }
+            }
+        }
+        let spec = CertificateSpec::new(slot(name)).dns(name).issuer(&self.issuer);
+        let watch = self.engine.want(&actor, spec).await?;
+        let engine = &self.engine.inner;
+        let mut changes = engine.changes();
+        loop {
+            changes.mark_unchanged();
+            let certificate = watch.step().await?;
+            let now = self.now();
+            if certificate.not_after.is_some_and(|end| now < end) {
+                return Ok(certificate);
+            }
+            let jobs = self.open_jobs(&certificate.id).await?;
+            if jobs.is_empty() {
+                return Err(failed(name, certificate.reason.clone()));
+            }
+            if let Some(stuck) = jobs.iter().find(|job| is_stuck(job)) {
+                return Err(failed(name, stuck.last_error.clone()));
+            }
+            // A CA that lets one wait, or jobs that somebody else steps.
+            let due = jobs.iter().filter_map(|job| job.due).filter(|due| now < *due).min();
+            tokio::select! {
+                _ = changes.changed() => {}
+                () = engine.clock.sleep_until(due.unwrap_or(now + LOOK_AGAIN)) => {}
+                () = engine.clock.pause(Duration::from_secs(1)) => {}
+            }
+        }
+    }
+
+    /// Those that the certificate waits for: nobody waits for challenges to be taken away.
+    async fn open_jobs(&self, certificate: &Id<Certificate>) -> Result<Vec<Stored<Job>>> {
+        let mut jobs = self.engine.jobs(certificate).await?;
+        jobs.retain(|job| !job.state.is_finished() && (&*job.kind == issue::KIND || job.parent.is_some()));
+        Ok(jobs)
+    }
+}
+
+/// Nothing comes of it now.
+fn is_stuck(job: &Job) -> bool {
+    job.state == JobState::Attention || (job.failures > 0 && job.state == JobState::Ready)
+}
+
+fn failed(name: &str, cause: Option<ErrorReport>) -> Error {
+    let error = cause.map_or_else(|| Error::unavailable("its job ended without one"), Error::from);
+    error.during(format!("no certificate for {name}"))
+}
+
+/// The slot of the resolver, and the name of the certificate.
+fn slot(name: &str) -> String {
+    format!("{PREFIX}{name}")
+}
+
+fn dns_name(text: &str) -> Result<String> {
+    let wrong = |why: &str| {
+        Error::invalid_field("", format!("a client asked for a name {why}"), "ask for a DNS name without wildcard")
+    };
+    match SubjectAltName::dns(text)? {
+        SubjectAltName::Dns(name) if name.starts_with("*.") => Err(wrong("with a wildcard")),
+        SubjectAltName::Dns(name) if name.len() > 180 => Err(wrong("of more than 180 octets")),
+        SubjectAltName::Dns(name) => Ok(name),
+        _ => Err(wrong("that is none of the DNS")),
+    }
+}
