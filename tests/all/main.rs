@@ -12,6 +12,8 @@
 
 #[cfg(all(feature = "acme", feature = "dns"))]
 mod acme;
+#[cfg(feature = "axum")]
+mod axum_server;
 mod batch;
 mod clock;
 mod demo;
@@ -25,6 +27,7 @@ mod jobs;
 mod json_worker;
 mod kill;
 mod nginx;
+mod on_demand;
 mod orders;
 mod peers;
 mod processes;
@@ -34,4 +37,6 @@ mod renewal;
 mod rig;
 mod server;
 mod stored;
+#[cfg(feature = "axum")]
+mod tls_client;
 mod world;

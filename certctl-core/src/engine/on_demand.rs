@@ -15,8 +15,8 @@ use futures_util::{
 use tokio::sync::Semaphore;
 
 use crate::{
-    Actor, CertificateSpec, Effect, Error, ErrorKind, ErrorReport, Id, Result, Retry, SubjectAltName, Timestamp,
-    TlsResolver,
+    Actor, CertificateSpec, Effect, Error, ErrorKind, ErrorReport, Id, Result, Retry, SubjectAltName,
+    Timestamp, TlsResolver,
     engine::{Engine, bundle, issue},
     records::{Certificate, CertificateStatus, Job, JobState, Version},
     store::{Query, Select, StoreExt, Stored, Test},
@@ -39,12 +39,7 @@ pub struct OnDemandLimits {
 impl Default for OnDemandLimits {
     /// 50 an hour, 8 at the same time, 30 seconds, 5 minutes.
     fn default() -> Self {
-        Self {
-            per_hour: 50,
-            at_once: 8,
-            deadline: Duration::from_secs(30),
-            pause: Duration::from_secs(300),
-        }
+        Self { per_hour: 50, at_once: 8, deadline: Duration::from_secs(30), pause: Duration::from_secs(300) }
     }
 }
 
@@ -275,15 +270,19 @@ impl Inner {
         if !(self.decide)(name.to_owned()).await? {
             return Err(Error::new(ErrorKind::Denied, format!("{name} shall have no certificate here")));
         }
-        let _place = self.at_once.acquire().await.map_err(|e| {
-            Error::internal("the places for certificates on demand are gone").with_source(e)
-        })?;
+        let _place =
+            self.at_once.acquire().await.map_err(|e| {
+                Error::internal("the places for certificates on demand are gone").with_source(e)
+            })?;
         self.count(name).await?;
         let certificate = self.issue(name, known.as_deref()).await?;
         if self.install(name, &certificate).await? {
             return Ok(());
         }
-        Err(Error::new(ErrorKind::Precondition, format!("the key of the certificate for {name} is not held here")))
+        Err(Error::new(
+            ErrorKind::Precondition,
+            format!("the key of the certificate for {name} is not held here"),
+        ))
     }
 
     async fn known(&self, name: &str) -> Result<Option<Stored<Certificate>>> {
@@ -401,7 +400,11 @@ fn slot(name: &str) -> String {
 
 fn dns_name(text: &str) -> Result<String> {
     let wrong = |why: &str| {
-        Error::invalid_field("", format!("a client asked for a name {why}"), "ask for a DNS name without wildcard")
+        Error::invalid_field(
+            "",
+            format!("a client asked for a name {why}"),
+            "ask for a DNS name without wildcard",
+        )
     };
     match SubjectAltName::dns(text)? {
         SubjectAltName::Dns(name) if name.starts_with("*.") => Err(wrong("with a wildcard")),

@@ -394,7 +394,7 @@ fn other_key() -> Result<PublicKey> {
 }
 
 fn challenge(name: &SubjectAltName) -> Challenge {
-    let token = format!("token-for-{name}");
+    let token = format!("token-for-{}", name.to_string().replace(|c: char| !c.is_ascii_alphanumeric(), "-"));
     Challenge {
         kind: ChallengeKind::Http01,
         name: name.clone(),

@@ -16,7 +16,8 @@ use rustls::{
 
 use super::{challenge::Challenges, provider};
 use crate::{
-    Bundle, Error, Fingerprint, KeyAlgorithm, PrivateKey, Result, SerialNumber, SubjectAltName, Timestamp, random,
+    Bundle, Error, Fingerprint, KeyAlgorithm, PrivateKey, Result, SerialNumber, SubjectAltName, Timestamp,
+    random,
 };
 
 /// Chooses certificates for a rustls server. Each certificate has a slot with a name of its own; what is installed serves
