@@ -1,4 +1,4 @@
-//! An [axum](::axum) server with certificates of its own: [`TlsListener`] serves TLS with a [`TlsResolver`], and [`http01`]
+//! An axum server with certificates of its own: [`TlsListener`] serves TLS with a [`TlsResolver`], and [`http01`]
 //! answers the CA on port 80.
 
 use std::{collections::VecDeque, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
@@ -43,7 +43,7 @@ pub fn http01<S: Clone + Send + Sync + 'static>(engine: &Engine) -> Router<S> {
 const ANSWER: [(HeaderName, &str); 2] =
     [(header::CONTENT_TYPE, "application/octet-stream"), (header::CACHE_CONTROL, "no-store")];
 
-/// Connections with TLS for [`axum::serve`](::axum::serve()), with the certificates of a [`TlsResolver`]: what is installed there
+/// Connections with TLS for `axum::serve`, with the certificates of a [`TlsResolver`]: what is installed there
 /// serves from the next handshake on. tls-alpn-01 is answered on the way.
 ///
 /// ```no_run
@@ -51,7 +51,7 @@ const ANSWER: [(HeaderName, &str); 2] =
 /// # use certctl::TlsResolver;
 /// # async fn serve(resolver: Arc<TlsResolver>, app: axum::Router) -> std::io::Result<()> {
 /// let port = tokio::net::TcpListener::bind("[::]:443").await?;
-/// axum::serve(certctl::axum::TlsListener::new(port, resolver), app).await
+/// axum::serve(certctl::axum::TlsListener::new(port, &resolver), app).await
 /// # }
 /// ```
 ///
@@ -79,7 +79,7 @@ const HANDSHAKES: usize = 1_024;
 
 impl TlsListener {
     /// Serves HTTP/1.1 on this socket.
-    pub fn new(tcp: TcpListener, resolver: Arc<TlsResolver>) -> Self {
+    pub fn new(tcp: TcpListener, resolver: &Arc<TlsResolver>) -> Self {
         let config = Arc::new(resolver.server_config_for(["http/1.1"]));
         let challenge = Arc::new(resolver.challenge_config());
         let handshake = Arc::new(Handshake { config, challenge, on_demand: None });

@@ -64,7 +64,7 @@ async fn a_certificate_is_swapped_while_it_serves() {
     let rig = Rig::new(Recovery::Idempotent, false).await;
     let engine = rig.engine().await;
     let resolver = Arc::new(TlsResolver::new());
-    let server = serve(|tcp| TlsListener::new(tcp, resolver.clone())).await;
+    let server = serve(|tcp| TlsListener::new(tcp, &resolver)).await;
     let (early, stand_in) = connect(server.0, "web.test", &["http/1.1"]).await.unwrap();
     engine.ensure(&actor(), spec()).await.unwrap();
     resolver.install("web", &engine.bundle(&actor(), "web").await.unwrap()).unwrap();
@@ -84,7 +84,7 @@ async fn the_ca_is_answered_and_never_served() {
     // Whatever the configuration says.
     for own in [false, true] {
         let server = serve(|tcp| {
-            let listener = TlsListener::new(tcp, resolver.clone());
+            let listener = TlsListener::new(tcp, &resolver);
             if own { listener.config(resolver.server_config()) } else { listener }
         })
         .await;
@@ -104,7 +104,7 @@ async fn the_ca_is_answered_and_never_served() {
 
 #[tokio::test]
 async fn clients_that_do_not_get_on_are_no_concern_of_the_others() {
-    let server = serve(|tcp| TlsListener::new(tcp, Arc::new(TlsResolver::new()))).await;
+    let server = serve(|tcp| TlsListener::new(tcp, &Arc::new(TlsResolver::new()))).await;
     let mut held = Vec::new();
     for number in 0..200 {
         let mut stream = TcpStream::connect(server.0).await.unwrap();
@@ -131,7 +131,7 @@ async fn a_name_gets_its_certificate_at_the_first_handshake() {
         OnDemand::new(&engine, &resolver, "ca", OnDemandLimits::default(), async |name: String| {
             Ok::<_, Error>(name.ends_with(".web.test"))
         });
-    let server = serve(|tcp| TlsListener::new(tcp, resolver.clone()).on_demand(on_demand)).await;
+    let server = serve(|tcp| TlsListener::new(tcp, &resolver).on_demand(on_demand)).await;
     let mut clients = tokio::task::JoinSet::new();
     let at = server.0;
     for number in 0..20 {
