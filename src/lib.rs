@@ -7,6 +7,6 @@ pub use certctl_connectors::*;
 pub use certctl_core::*;
 
 /// The README's examples, compiled with the tests.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "acme"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

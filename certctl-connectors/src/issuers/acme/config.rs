@@ -168,6 +168,13 @@ impl IssuerConfig for Acme {
         }
         let dns = matches!(self.challenge_type, ChallengeKind::Dns01 | ChallengeKind::DnsPersist01);
         let kind = self.challenge_type.as_str();
+        if dns && cfg!(not(feature = "dns")) {
+            say(
+                "/challenge_type",
+                &format!("this program was built without {kind}"),
+                "build it with the feature dns, or use another challenge",
+            );
+        }
         if dns && self.dns_present_script.is_none() && self.dns_provider.is_none() {
             say(
                 "/dns_provider",
