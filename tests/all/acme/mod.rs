@@ -5,6 +5,7 @@ mod chains;
 mod challenges;
 mod orders;
 mod renewal;
+mod stored;
 
 use std::path::PathBuf;
 
