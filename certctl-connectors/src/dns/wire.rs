@@ -47,6 +47,8 @@ impl From<io::Error> for Failure {
             io::ErrorKind::NetworkUnreachable
                 | io::ErrorKind::HostUnreachable
                 | io::ErrorKind::AddrNotAvailable
+                // A link-local address is one of each network: nobody can say which.
+                | io::ErrorKind::InvalidInput
                 | io::ErrorKind::Unsupported
         ) || error.raw_os_error() == Some(AFNOSUPPORT);
         let why = match error.kind() {

@@ -227,16 +227,49 @@ struct Passed {
 impl Passed {
     /// The end of the output, without the values.
     fn cover_output(&self, output: &str) -> String {
-        let longest = self.secrets().first().map_or(0, |secret| secret.len());
-        // Where the beginning was cut off, it may have gone through a value, whose rest nobody would know.
-        let cut = if output.len() + 8 >= KEPT { longest } else { 0 };
-        let output = self.cover(&output[output.ceil_char_boundary(cut.min(output.len()))..]);
+        // Where the beginning was cut off, that may have gone through a value.
+        let begin = if output.len() + 8 >= KEPT { self.rest_of_a_secret(output) } else { 0 };
+        let output = self.cover_from(begin, output);
         let from = output.ceil_char_boundary(output.len().saturating_sub(SHOWN));
         output[from..].to_owned()
     }
 
+    /// How many bytes at the beginning are the end of a value.
+    fn rest_of_a_secret(&self, output: &str) -> usize {
+        let rest_of = |secret: &str| {
+            let from = secret.len().saturating_sub(output.len());
+            let rests = (from..secret.len()).filter_map(|at| secret.get(at..));
+            rests.filter(|rest| output.starts_with(rest)).map(str::len).next()
+        };
+        self.secrets().into_iter().filter_map(rest_of).max().unwrap_or(0)
+    }
+
     fn cover(&self, text: &str) -> String {
-        self.secrets().iter().fold(text.to_owned(), |text, secret| text.replace(secret, "***"))
+        self.cover_from(0, text)
+    }
+
+    /// Covers the first bytes and every value, also where one overlaps with another, or with itself.
+    fn cover_from(&self, begin: usize, text: &str) -> String {
+        let mut is_covered = vec![false; text.len()];
+        is_covered[..begin].fill(true);
+        for secret in self.secrets() {
+            let (mut at, mut done) = (0, 0);
+            while let Some(found) = text[at..].find(secret) {
+                let end = at + found + secret.len();
+                is_covered[done.max(at + found)..end].fill(true);
+                done = end;
+                at = text.ceil_char_boundary(at + found + 1);
+            }
+        }
+        let mut covered = String::with_capacity(text.len());
+        for (index, c) in text.char_indices() {
+            if !is_covered[index] {
+                covered.push(c);
+            } else if index == 0 || !is_covered[index - 1] {
+                covered.push_str("***");
+            }
+        }
+        covered
     }
 
     fn cover_error(&self, error: &Error) -> Error {
@@ -250,14 +283,10 @@ impl Passed {
         })
     }
 
-    /// The values, and the lines of those that have several; the longest first, as one may be part of another.
+    /// The values, and the lines of those that have several.
     fn secrets(&self) -> Vec<&str> {
         let values = self.values.iter().filter_map(|(_, value)| value.expose_str().ok());
-        let mut secrets: Vec<&str> = values
-            .flat_map(|value| std::iter::once(value).chain(value.lines().map(str::trim)))
-            .filter(|secret| secret.len() >= SHORTEST_SECRET)
-            .collect();
-        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
-        secrets
+        let lines = values.flat_map(|value| std::iter::once(value).chain(value.lines().map(str::trim)));
+        lines.filter(|secret| secret.len() >= SHORTEST_SECRET).collect()
     }
 }

@@ -475,7 +475,7 @@ fn pid(file: &Path) -> Pid {
 }
 
 /// Waits until the process has ended; a zombie that nobody reaps has ended too.
-async fn gone(pid_file: &Path) {
+pub(super) async fn gone(pid_file: &Path) {
     let pid = pid(pid_file);
     until(|| {
         let state = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();

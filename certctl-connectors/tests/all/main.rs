@@ -5,6 +5,10 @@
 
 #[cfg(feature = "local-host")]
 mod disk_keys;
+#[cfg(feature = "dns")]
+mod dns;
+#[cfg(all(feature = "dns", feature = "local-host"))]
+mod dns_script;
 #[cfg(feature = "acme")]
 mod environment;
 #[cfg(feature = "local-ca")]
