@@ -14,6 +14,8 @@
 mod acme;
 #[cfg(feature = "axum")]
 mod axum_server;
+#[cfg(all(feature = "acme", feature = "axum", feature = "dns"))]
+mod axum_tls;
 mod batch;
 mod clock;
 mod demo;
