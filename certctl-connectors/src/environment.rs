@@ -62,58 +62,55 @@ const fn variable(name: &'static str, field: &'static str, reads: Reads) -> Vari
 }
 
 /// Every family that this build has.
-pub static FAMILIES: &[Family] = &[
-    #[cfg(feature = "acme")]
-    Family {
-        kind: "acme",
-        prefix: "CERTCTL_ACME_",
-        except: &["CERTCTL_ACME_SERVER_"],
-        variables: &[
-            variable("CERTCTL_ACME_DIRECTORY_URL", "directory_url", Reads::Text),
-            variable("CERTCTL_ACME_EMAIL", "email", Reads::Text),
-            variable("CERTCTL_ACME_TERMS_OF_SERVICE_AGREED", "terms_of_service_agreed", Reads::Flag),
-            variable("CERTCTL_ACME_EAB_KID", "eab_kid", Reads::Text),
-            variable("CERTCTL_ACME_EAB_HMAC", "eab_hmac", Reads::Secret),
-            variable("CERTCTL_ACME_CHALLENGE_TYPE", "challenge_type", Reads::Text),
-            variable("CERTCTL_ACME_HTTP_PORT", "http_port", Reads::Number),
-            variable("CERTCTL_ACME_TLS_PORT", "tls_port", Reads::Number),
-            variable("CERTCTL_ACME_WEBROOT", "webroot", Reads::Text),
-            variable("CERTCTL_ACME_DNS_PRESENT_SCRIPT", "dns_present_script", Reads::Text),
-            variable("CERTCTL_ACME_DNS_CLEANUP_SCRIPT", "dns_cleanup_script", Reads::Text),
-            variable("CERTCTL_ACME_DNS_SCRIPT_ENVIRONMENT", "dns_script_environment", Reads::List),
-            variable("CERTCTL_ACME_DNS_PROPAGATION_WAIT", "dns_propagation_wait", Reads::Text),
-            variable("CERTCTL_ACME_DNS_RESOLVERS", "dns_resolvers", Reads::List),
-            variable("CERTCTL_ACME_DNS_PERSIST_ISSUER_DOMAIN", "dns_persist_issuer_domain", Reads::Text),
-            variable("CERTCTL_ACME_PROFILE", "profile", Reads::Text),
-            variable("CERTCTL_ACME_PREFERRED_CHAIN", "preferred_chain", Reads::Text),
-            variable("CERTCTL_ACME_ARI_ENABLED", "ari_enabled", Reads::Flag),
-            variable("CERTCTL_ACME_CA_FILE", "ca_file", Reads::Text),
-        ],
-        issuers: &[
-            Described {
-                id: "iss-acme-prod",
-                name: "acme-prod",
-                defaults: &[("directory_url", crate::issuers::acme::LETS_ENCRYPT)],
-                fixed: &[],
-                other_ca: &[],
-            },
-            Described {
-                id: "iss-acme-staging",
-                name: "acme-staging",
-                defaults: &[],
-                fixed: &[("directory_url", crate::issuers::acme::LETS_ENCRYPT_STAGING)],
-                other_ca: &[
-                    "eab_kid",
-                    "eab_hmac",
-                    "profile",
-                    "preferred_chain",
-                    "ca_file",
-                    "dns_persist_issuer_domain",
-                ],
-            },
-        ],
-    },
-];
+pub static FAMILIES: &[Family] = &[Family {
+    kind: "acme",
+    prefix: "CERTCTL_ACME_",
+    except: &["CERTCTL_ACME_SERVER_"],
+    variables: &[
+        variable("CERTCTL_ACME_DIRECTORY_URL", "directory_url", Reads::Text),
+        variable("CERTCTL_ACME_EMAIL", "email", Reads::Text),
+        variable("CERTCTL_ACME_TERMS_OF_SERVICE_AGREED", "terms_of_service_agreed", Reads::Flag),
+        variable("CERTCTL_ACME_EAB_KID", "eab_kid", Reads::Text),
+        variable("CERTCTL_ACME_EAB_HMAC", "eab_hmac", Reads::Secret),
+        variable("CERTCTL_ACME_CHALLENGE_TYPE", "challenge_type", Reads::Text),
+        variable("CERTCTL_ACME_HTTP_PORT", "http_port", Reads::Number),
+        variable("CERTCTL_ACME_TLS_PORT", "tls_port", Reads::Number),
+        variable("CERTCTL_ACME_WEBROOT", "webroot", Reads::Text),
+        variable("CERTCTL_ACME_DNS_PRESENT_SCRIPT", "dns_present_script", Reads::Text),
+        variable("CERTCTL_ACME_DNS_CLEANUP_SCRIPT", "dns_cleanup_script", Reads::Text),
+        variable("CERTCTL_ACME_DNS_SCRIPT_ENVIRONMENT", "dns_script_environment", Reads::List),
+        variable("CERTCTL_ACME_DNS_PROPAGATION_WAIT", "dns_propagation_wait", Reads::Text),
+        variable("CERTCTL_ACME_DNS_RESOLVERS", "dns_resolvers", Reads::List),
+        variable("CERTCTL_ACME_DNS_PERSIST_ISSUER_DOMAIN", "dns_persist_issuer_domain", Reads::Text),
+        variable("CERTCTL_ACME_PROFILE", "profile", Reads::Text),
+        variable("CERTCTL_ACME_PREFERRED_CHAIN", "preferred_chain", Reads::Text),
+        variable("CERTCTL_ACME_ARI_ENABLED", "ari_enabled", Reads::Flag),
+        variable("CERTCTL_ACME_CA_FILE", "ca_file", Reads::Text),
+    ],
+    issuers: &[
+        Described {
+            id: "iss-acme-prod",
+            name: "acme-prod",
+            defaults: &[("directory_url", crate::issuers::acme::LETS_ENCRYPT)],
+            fixed: &[],
+            other_ca: &[],
+        },
+        Described {
+            id: "iss-acme-staging",
+            name: "acme-staging",
+            defaults: &[],
+            fixed: &[("directory_url", crate::issuers::acme::LETS_ENCRYPT_STAGING)],
+            other_ca: &[
+                "eab_kid",
+                "eab_hmac",
+                "profile",
+                "preferred_chain",
+                "ca_file",
+                "dns_persist_issuer_domain",
+            ],
+        },
+    ],
+}];
 
 /// The issuers that these variables describe: of each family of which there is at least one. Empty values count as absent.
 ///

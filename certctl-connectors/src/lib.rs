@@ -4,6 +4,7 @@
 
 #[cfg(feature = "dns")]
 pub mod dns;
+#[cfg(feature = "acme")]
 pub mod environment;
 #[cfg(feature = "sqlite")]
 mod home;
