@@ -233,6 +233,7 @@ fn sample(clock: &TestClock, chain: &certctl::Chain) -> Sample {
         ask_at: None,
         window: None,
         asking: certctl::records::Asking::default(),
+        revoked: false,
     };
     let version = Version {
         id: Id::mint_at(now),
@@ -247,6 +248,7 @@ fn sample(clock: &TestClock, chain: &certctl::Chain) -> Sample {
         not_after: leaf.not_after(),
         created: now,
         key_forgotten: false,
+        revocation: None,
         chain: chain.clone(),
     };
     let job = Job {

@@ -232,6 +232,7 @@ fn placement(certificate: &Certificate) -> Placement {
         ask_at: None,
         window: None,
         asking: certctl::records::Asking::default(),
+        revoked: false,
     }
 }
 

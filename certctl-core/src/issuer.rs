@@ -1,6 +1,6 @@
 //! What a certificate authority looks like to the engine.
 
-use std::{fmt::Debug, sync::Arc};
+use std::fmt::Debug;
 
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    Account, Chain, Context, Csr, Error, ErrorReport, Id, KeyAlgorithm, Lifetime, Result, Signer, SolverSpec,
-    SubjectAltName, Timestamp, X509Certificate,
+    Account, Chain, Context, Csr, Error, ErrorReport, Id, KeyAlgorithm, Lifetime, Result, Revocation,
+    SolverSpec, SubjectAltName, Timestamp, X509Certificate,
     engine::plan,
     records::{Attempt, Profile},
 };
@@ -40,7 +40,7 @@ pub trait Issuer: Send + Sync + Debug {
     /// Called only if the capabilities do not say [`Recovery::None`].
     async fn recover(&self, cx: &Context, order: &Order) -> Result<Option<Progress>>;
 
-    /// Revokes a certificate of this CA.
+    /// Revokes a certificate of this CA. That it is revoked already is success: an answer may have been lost.
     async fn revoke(&self, cx: &Context, revocation: &Revocation) -> Result<()> {
         let (_, _) = (cx, revocation);
         Err(Error::unsupported(format!("the issuer kind {} can't revoke", self.kind())))
@@ -299,33 +299,6 @@ pub struct RenewalWindow {
     pub ask_again: Timestamp,
     /// A page that says why.
     pub explanation: Option<String>,
-}
-
-/// What is revoked, and why.
-#[derive(Clone, Debug)]
-pub struct Revocation {
-    /// The certificate with its chain.
-    pub chain: Chain,
-    /// Why.
-    pub reason: RevocationReason,
-    /// The certificate's own key, for a CA that takes its word instead of the account's (RFC 8555 section 7.6).
-    pub key: Option<Arc<dyn Signer>>,
-}
-
-/// Why a certificate is revoked (RFC 5280 section 5.3.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[allow(missing_docs)]
-pub enum RevocationReason {
-    Unspecified,
-    KeyCompromise,
-    CaCompromise,
-    AffiliationChanged,
-    Superseded,
-    CessationOfOperation,
-    CertificateHold,
-    PrivilegeWithdrawn,
-    AaCompromise,
 }
 
 impl IssuerCapabilities {

@@ -20,6 +20,7 @@ mod keys;
 mod notifier;
 mod random;
 pub mod records;
+mod revocation;
 mod secret;
 mod signer;
 mod solver;
@@ -48,11 +49,12 @@ pub use home::{Home, IntoHome};
 pub use id::{Id, Identified, check_name};
 pub use issuer::{
     Challenge, ChallengeKind, Handle, Issuer, IssuerCapabilities, Order, Progress, Recovery, RenewalWindow,
-    Revocation, RevocationReason, TxtRecord, issue,
+    TxtRecord, issue,
 };
 pub use keys::{Key, Keys, MemoryKeys};
 pub use notifier::{Notification, Notifier, NotifierCapabilities, Severity};
 pub use random::bytes as random_bytes;
+pub use revocation::{Revocation, RevocationReason};
 pub use secret::{Sealed, SealedAt, SealedOnly, Sealer, Secret, SecretRef, Secrets};
 pub use signer::Signer;
 pub use solver::{DnsProvider, DnsSolver, Solver, SolverSpec};

@@ -16,8 +16,9 @@ use std::{
 use async_trait::async_trait;
 use certctl::{
     Context, Engine, Env, Home, Id, IntoHome, Issuer, IssuerCapabilities, Key, KeyAlgorithm, Keys, Order,
-    PrivateKey, Progress, PublicKey, Result, Signer,
+    PrivateKey, Progress, PublicKey, Result, Revocation, Signer,
     connectors::IssuerConfig,
+    engine::RevokeOptions,
     hosts::LocalHost,
     issuers::LocalCa,
     records::CertificateStatus,
@@ -35,6 +36,7 @@ use crate::{
 const DIR: &str = "CERTCTL_TEST_KILL_DIR";
 const AT: &str = "CERTCTL_TEST_KILL_AT";
 const RENEW: &str = "CERTCTL_TEST_KILL_RENEW";
+const REVOKE: &str = "CERTCTL_TEST_KILL_REVOKE";
 
 #[test]
 fn a_kill_around_any_commit_or_lease_is_mended_by_the_next_start() {
@@ -61,13 +63,13 @@ fn a_kill_around_any_use_of_a_key_is_mended_by_the_next_start() {
 fn kill_everywhere(what: &str) {
     for at in 1.. {
         let world = World::new();
-        let killed = child(world.dir.path(), &format!("{what}:{at}"), true);
+        let killed = child(world.dir.path(), &format!("{what}:{at}"), &[RENEW]);
         let alive = killed.success();
         assert!(
             alive || std::os::unix::process::ExitStatusExt::signal(&killed) == Some(9),
             "the child at {what}:{at} ended by itself: {killed}"
         );
-        let next = child(world.dir.path(), "none", false);
+        let next = child(world.dir.path(), "none", &[]);
         assert!(next.success(), "the start after a kill at {what}:{at}: {next}");
         check(&world, &format!("{what}:{at}"));
         if alive {
@@ -78,12 +80,47 @@ fn kill_everywhere(what: &str) {
     }
 }
 
+#[test]
+fn a_kill_around_any_step_of_a_revocation_is_mended_by_the_next_start() {
+    for what in ["store", "ca"] {
+        for at in 1.. {
+            let world = World::new();
+            assert!(child(world.dir.path(), "none", &[]).success());
+            let killed = child(world.dir.path(), &format!("{what}:{at}"), &[REVOKE]);
+            let next = child(world.dir.path(), "none", &[REVOKE]);
+            let log = std::fs::read_to_string(world.path("child.log")).unwrap_or_default();
+            assert!(next.success(), "the start after a kill at {what}:{at}: {next}\n{log}");
+            // The CA was asked once, or once more where nobody could know that it had answered.
+            let asked = lines(&world.path("revoked.log"));
+            assert_eq!(asked.iter().collect::<BTreeSet<_>>().len(), 1, "{what}:{at}: {asked:?}");
+            assert!(asked.len() <= 2, "{what}:{at}: {asked:?}");
+            assert_eq!(lines(&world.path("signed.log")).len(), 1, "{what}:{at}: nothing is issued");
+            if killed.success() {
+                assert!(at > 1, "only {at} boundaries of {what}");
+                break;
+            }
+        }
+    }
+}
+
 /// The process that is killed, or the one after it; nothing by itself.
 #[tokio::test]
 async fn child_lives() {
     let Some(dir) = std::env::var_os(DIR) else { return };
     let dir = PathBuf::from(dir);
     let engine = engine(&dir, &std::env::var(AT).unwrap()).await;
+    if std::env::var_os(REVOKE).is_some() {
+        let serial = engine.certificate("web").await.unwrap().serial.clone().unwrap().to_string();
+        let revoked = engine.revoke(&me(), &serial, RevokeOptions::default()).await.unwrap();
+        let certificate = revoked.step().await.unwrap();
+        assert_eq!(certificate.status, CertificateStatus::Revoked, "{:?}", certificate.reason);
+        for job in engine.jobs(&certificate.id).await.unwrap() {
+            assert!(job.state.is_finished(), "{job:?}");
+        }
+        let version = engine.versions(&certificate.id).await.unwrap().remove(0);
+        assert!(version.revocation.unwrap().done.is_some());
+        return;
+    }
     let certificate = engine.ensure(&me(), web()).await.unwrap();
     assert_eq!(certificate.status, CertificateStatus::Active, "{:?}", certificate.reason);
     if std::env::var_os(RENEW).is_some() {
@@ -92,12 +129,10 @@ async fn child_lives() {
     }
 }
 
-fn child(dir: &Path, at: &str, renew: bool) -> ExitStatus {
+fn child(dir: &Path, at: &str, what: &[&str]) -> ExitStatus {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "kill::child_lives", "--nocapture"]).env(DIR, dir).env(AT, at);
-    if renew {
-        command.env(RENEW, "1");
-    }
+    command.envs(what.iter().map(|what| (what, "1")));
     let log = std::fs::File::options().create(true).append(true).open(dir.join("child.log")).unwrap();
     command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).status().unwrap()
 }
@@ -159,6 +194,7 @@ async fn engine(dir: &Path, at: &str) -> Engine {
     let ca: Arc<dyn Issuer> = Arc::new(LoggedCa {
         inner: LocalCa::default().connect(env).await.unwrap(),
         log: dir.join("signed.log"),
+        revoked: dir.join("revoked.log"),
         fuse: fuse("ca"),
     });
     let host = Arc::new(FaultHost::new(Arc::new(LocalHost)));
@@ -260,6 +296,7 @@ impl Keys for Fused<dyn Keys> {
 struct LoggedCa {
     inner: Arc<dyn Issuer>,
     log: PathBuf,
+    revoked: PathBuf,
     fuse: Arc<Fuse>,
 }
 
@@ -280,7 +317,14 @@ impl Issuer for LoggedCa {
         self.inner.kind()
     }
     fn capabilities(&self) -> IssuerCapabilities {
-        self.inner.capabilities()
+        IssuerCapabilities { revoke: true, ..self.inner.capabilities() }
+    }
+    async fn revoke(&self, _: &Context, revocation: &Revocation) -> Result<()> {
+        self.fuse.burn();
+        let mut log = std::fs::File::options().create(true).append(true).open(&self.revoked).unwrap();
+        writeln!(log, "{}", revocation.chain.leaf().serial()).unwrap();
+        self.fuse.burn();
+        Ok(())
     }
     async fn submit(&self, cx: &Context, order: &Order) -> Result<Progress> {
         self.fuse.burn();

@@ -36,6 +36,7 @@ mod processes;
 mod races;
 mod readme;
 mod renewal;
+mod revoke;
 mod rig;
 mod server;
 mod stored;

@@ -247,7 +247,7 @@ impl Engine {
         &self.inner.catalog
     }
 
-    fn watch(&self, certificate: Id<Certificate>, jobs: Vec<Id<Job>>) -> JobWatch {
+    pub(super) fn watch(&self, certificate: Id<Certificate>, jobs: Vec<Id<Job>>) -> JobWatch {
         JobWatch { engine: self.inner.clone(), certificate, jobs }
     }
 }
@@ -341,6 +341,7 @@ async fn create(
         ask_at: None,
         window: None,
         asking: Asking::default(),
+        revoked: false,
     };
     let job = issue::job(inner, &placement)?;
     placement.job = Some(job.id.clone());
@@ -395,22 +396,26 @@ async fn update(
             .map(|target| new_deployment(inner, &placement, target))
             .collect();
 
-        let due = placement.renew_at.is_some_and(|at| at <= now);
         let other = plan::needs_new_version(&known, &certificate);
-        let renew = placement.version.is_none() || due || other;
+        let renew = plan::wants_new_version(&placement, other, now);
         if placement.job.is_some() || renew {
             let how = Join { insist: false, other, touch: !fresh.is_empty() };
             placement.holder = holder(&certificate.key);
             change = start_issue(inner, change, &mut placement, jobs, how).await?;
             writes = true;
         }
-        if placement.job.is_none() && placement.ask_at.is_none() && renewal::asks(inner, &certificate).await {
+        if placement.job.is_none()
+            && !placement.revoked
+            && placement.ask_at.is_none()
+            && renewal::asks(inner, &certificate).await
+        {
             // The CA has learnt to say when it wants renewals, or nobody has asked it so far.
             placement.ask_at = Some(renewal::first_ask(inner));
             change = change.update(&placement)?;
             writes = true;
         }
-        let version = if renew { None } else { placement.version.clone() };
+        // What was revoked is brought nowhere any more.
+        let version = if renew || placement.revoked { None } else { placement.version.clone() };
         for deployment in &mut fresh {
             deployment.wanted.clone_from(&version);
             change = change.insert(deployment)?;
@@ -554,7 +559,7 @@ async fn placements(inner: &Inner, certificate: &Id<Certificate>) -> Result<Vec<
     inner.store.list_by("certificate", certificate.into()).await
 }
 
-fn event(inner: &Inner, actor: &Actor, action: &str, certificate: &Id<Certificate>) -> AuditEvent {
+pub(super) fn event(inner: &Inner, actor: &Actor, action: &str, certificate: &Id<Certificate>) -> AuditEvent {
     AuditEvent::new(inner.clock.now(), actor, action, certificate.as_str())
 }
 

@@ -13,6 +13,7 @@ use crate::{
         Inner,
         held::{Held, is_conflict, is_stale, reload},
         plan::{self, AfterFailure},
+        revoke,
     },
     random,
     records::{
@@ -444,9 +445,6 @@ pub(super) async fn roll_up_with(
     overlay: &[&Deployment],
 ) -> Result<Option<Stored<Certificate>>> {
     let Some(mut certificate) = engine.store.find::<Certificate>(id).await? else { return Ok(None) };
-    if certificate.status == CertificateStatus::Revoked {
-        return Ok(None);
-    }
     let placements: Vec<Stored<Placement>> = engine.store.list_by("certificate", id.into()).await?;
     let placements: Vec<&Placement> = placements
         .iter()
@@ -458,12 +456,14 @@ pub(super) async fn roll_up_with(
             return Ok(None);
         }
     }
-    let newest: Vec<_> = placements.iter().map(|placement| placement.version.clone()).collect();
+    if revoke::asks_for_attention(engine, id).await? {
+        return Ok(None);
+    }
     let deployments: Vec<Stored<Deployment>> = engine.store.list_by("certificate", id.into()).await?;
     let as_written = deployments
         .iter()
         .map(|stored| overlay.iter().copied().find(|d| d.id == stored.id).unwrap_or(stored));
-    let status = plan::status(&newest, as_written.clone());
+    let status = plan::status(&placements, as_written.clone());
     let reason = match status {
         CertificateStatus::Partial => as_written.into_iter().find_map(|deployment| deployment.error.clone()),
         _ => None,

@@ -9,6 +9,7 @@ use crate::{
         held::{Held, is_conflict, set_step_of, step_of},
         issue,
         plan::{self, AfterFailure, FAILURES_BEFORE_ATTENTION},
+        revoke,
     },
     random,
     records::{
@@ -79,6 +80,9 @@ async fn record_one(engine: &Inner, held: &Held, failure: &Failure) -> Result<()
         match &*held.job.kind {
             issue::KIND => more = issue_failed(engine, &mut held, failure, more).await?,
             deploy::KIND => more = deploy_failed(engine, &mut held, &report, more).await?,
+            revoke::KIND if attention => {
+                more = self::attention(engine, &held.job.certificate, &report, more).await?;
+            }
             challenge::PRESENT if attention => {
                 more = present_failed(engine, &mut held, &report, more).await?;
             }
@@ -128,7 +132,7 @@ fn obeys(job: &Job) -> bool {
         issue::KIND => serde_json::from_value::<issue::Step>(job.step.clone())
             .is_ok_and(|step| !matches!(step, issue::Step::Deploy { .. })),
         deploy::KIND => job.step.is_null(),
-        challenge::PRESENT => true,
+        challenge::PRESENT | revoke::KIND => true,
         _ => false,
     }
 }

@@ -42,6 +42,11 @@ pub(super) async fn run(
     placement.renew_at = renew_at(engine, &certificate, &attempt, &newest);
     placement.ask_at = renewal::asks(engine, &certificate).await.then(|| renewal::first_ask(engine));
     let hurried = if placement.asking.early { placement.asking.hurried.saturating_add(1) } else { 0 };
+    if placement.revoked {
+        // While it was on its way to its targets.
+        placement.renew_at = None;
+        placement.ask_at = None;
+    }
     placement.asking = Asking { failures: 0, early: false, hurried };
     held.finish(engine, JobState::Done);
     let event = held

@@ -187,6 +187,7 @@ async fn make_csr(
             let version: Option<Stored<Version>> = engine.store.find(version).await?;
             let kind = |version: &Version| version.chain.leaf().public_key().map(|key| key.kind());
             version
+                .filter(|version| plan::may_reuse_key(version))
                 .filter(|version| kind(version).is_ok_and(|kind| kind == algorithm.kind()))
                 .and_then(|version| version.key.clone())
         }
@@ -487,6 +488,7 @@ async fn record(
         not_after: leaf.not_after(),
         created: now,
         key_forgotten: false,
+        revocation: None,
         chain,
     };
     attempt.state = AttemptState::Issued;
@@ -514,6 +516,7 @@ async fn record(
             placement.version = Some(version.id.clone());
             // It was about the one before.
             placement.window = None;
+            placement.revoked = false;
             let sent = Dispatch::prepare(engine, &placement.id, &version.id, &held.job.id, false).await?;
             held.wait_for_children(engine, sent.children());
             let then = if sent.children() == 0 { LeaseUse::Keep } else { LeaseUse::Release };
@@ -562,7 +565,7 @@ async fn cancel(
         placement.job = None;
         // Who stops a renewal wants it later, not never.
         let tomorrow = engine.clock.now() + Duration::from_secs(86_400);
-        placement.renew_at = placement.version.as_ref().map(|_| tomorrow);
+        placement.renew_at = placement.version.as_ref().filter(|_| !placement.revoked).map(|_| tomorrow);
         placement.ask_at = placement.renew_at;
         let rolled_up = deploy::roll_up(engine, &certificate.id, Some(&placement)).await?;
         let saved = held

@@ -19,6 +19,7 @@ mod issue;
 mod on_demand;
 pub mod plan;
 mod renewal;
+mod revoke;
 mod run;
 mod schedule;
 mod spec;
@@ -48,6 +49,7 @@ pub use commands::DeploymentPlan;
 pub use connectors::{IssuerSpec, TargetSpec};
 pub use events::{Event, EventStream};
 pub use on_demand::{OnDemand, OnDemandLimits};
+pub use revoke::RevokeOptions;
 pub use spec::{CertificateSpec, WantedName};
 pub use watch::JobWatch;
 

@@ -3,7 +3,7 @@
 use std::{ops::Deref, time::Duration};
 
 use crate::{
-    ErrorReport, Id, RenewalWindow, Retry, Timestamp,
+    ErrorReport, Id, RenewalWindow, Retry, RevocationReason, Timestamp,
     records::{
         Certificate, CertificateStatus, Deployment, DeploymentState, Placement, RenewalPolicy, Version,
     },
@@ -172,11 +172,15 @@ pub fn backoff(failures: u32) -> Duration {
     FIRST.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(LONGEST_BACKOFF)
 }
 
-/// How a certificate stands, by its deployments and the newest versions of its placements.
+/// How a certificate stands, by its placements and deployments.
 pub fn status<'a>(
-    newest: &[Option<Id<Version>>],
+    placements: &[&Placement],
     deployments: impl IntoIterator<Item = &'a Deployment>,
 ) -> CertificateStatus {
+    if placements.iter().any(|placement| placement.revoked) {
+        return CertificateStatus::Revoked;
+    }
+    let newest: Vec<_> = placements.iter().map(|placement| placement.version.clone()).collect();
     if newest.is_empty() || newest.iter().any(Option::is_none) {
         return CertificateStatus::Pending;
     }
@@ -210,6 +214,31 @@ pub fn forgettable(
         .filter(|version| version.key.as_ref().is_some_and(|key| !kept.contains(&key)))
         .map(|version| version.id.clone())
         .collect()
+}
+
+/// Writes down that the CA has revoked a version of this placement; says whether that was the newest one. Nothing renews it
+/// by itself then: whoever revokes decides what comes after.
+pub fn revoke(placement: &mut Placement, version: &Id<Version>) -> bool {
+    let newest = placement.version.as_ref() == Some(version);
+    if newest {
+        placement.revoked = true;
+        placement.renew_at = None;
+        placement.ask_at = None;
+        placement.window = None;
+    }
+    newest
+}
+
+/// Whether wanting a certificate once more makes a new version: at the first time, when a renewal is due, or if something
+/// else is wanted (`other`). One that was revoked waits for somebody who says so.
+pub fn wants_new_version(placement: &Placement, other: bool, now: Timestamp) -> bool {
+    !placement.revoked
+        && (placement.version.is_none() || placement.renew_at.is_some_and(|at| at <= now) || other)
+}
+
+/// Whether the key of a version may be used for the next one, where that is asked for.
+pub fn may_reuse_key(version: &Version) -> bool {
+    version.revocation.is_none_or(|revocation| revocation.reason != RevocationReason::KeyCompromise)
 }
 
 /// Whether a change of what is wanted needs a new version.

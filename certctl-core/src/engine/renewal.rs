@@ -14,7 +14,7 @@ use crate::{
         plan::{self, Heard, Opinion},
     },
     random,
-    records::{AuditEvent, Certificate, CertificateStatus, IssuerRecord, KeyPolicy, Placement, Version},
+    records::{AuditEvent, Certificate, IssuerRecord, KeyPolicy, Placement, Version},
     store::{Change, Direction, Query, StoreExt, Stored, Test},
 };
 
@@ -138,7 +138,7 @@ async fn ask_all(engine: &Arc<Inner>, placements: Vec<Stored<Placement>>) -> Res
             asked.push(Asked { placement, about: None });
             continue;
         };
-        if placement.job.is_some() || !may_ask(certificate) {
+        if placement.job.is_some() || placement.revoked || !may_ask(certificate) {
             asked.push(Asked { placement, about: None });
             continue;
         }
@@ -174,7 +174,7 @@ async fn ask_all(engine: &Arc<Inner>, placements: Vec<Stored<Placement>>) -> Res
 }
 
 fn may_ask(certificate: &Certificate) -> bool {
-    certificate.status != CertificateStatus::Revoked && !matches!(certificate.key, KeyPolicy::External { .. })
+    !matches!(certificate.key, KeyPolicy::External { .. })
 }
 
 /// Takes one answer in.

@@ -14,7 +14,7 @@ use crate::{
         Engine, Inner, Running, challenge, deploy,
         failure::{self, Failure},
         held::Held,
-        issue, renewal, schedule,
+        issue, renewal, revoke, schedule,
     },
     records::{Certificate, Job, Place},
     store::{Filter, Lease, LeaseRequest, LeaseWhat, Record, Stored, Test},
@@ -377,6 +377,12 @@ async fn step(engine: Arc<Inner>, batch: Vec<Held>, cx: Context) -> Result<(), F
         issue::KIND => {
             for held in batch {
                 Box::pin(issue::run(&engine, held, &cx)).await?;
+            }
+            Ok(())
+        }
+        revoke::KIND => {
+            for held in batch {
+                revoke::run(&engine, held, &cx).await?;
             }
             Ok(())
         }

@@ -1,8 +1,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Csr, ErrorReport, Fingerprint, Id, Identified, KeyAlgorithm, RenewalWindow, SerialNumber, SubjectAltName,
-    Timestamp,
+    Csr, ErrorReport, Fingerprint, Id, Identified, KeyAlgorithm, RenewalWindow, RevocationReason,
+    SerialNumber, SubjectAltName, Timestamp,
     records::{Agent, Attempt, IssuerRecord, Job, Profile, ProfileRecord, TargetRecord},
     store::{Column, ColumnValue, Kind, Record, columns_of},
 };
@@ -58,7 +58,7 @@ pub enum CertificateStatus {
     Partial,
     /// Nothing more happens until somebody looks; what is deployed stays in service.
     Attention,
-    /// It was revoked.
+    /// Its newest version was revoked. It stays so until somebody asks for a renewal.
     Revoked,
 }
 
@@ -171,6 +171,9 @@ pub struct Placement {
     /// How the asking went.
     #[serde(default)]
     pub asking: Asking,
+    /// Whether the newest version is revoked.
+    #[serde(default)]
+    pub revoked: bool,
 }
 
 /// How it went to ask a CA when it wants a certificate renewed.
@@ -272,6 +275,28 @@ pub struct Version {
     /// Whether its key was destroyed, because nothing needs it any more.
     #[serde(default)]
     pub key_forgotten: bool,
+    /// That it is, or shall be, revoked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revocation: Option<RevocationRecord>,
+}
+
+/// That a version is, or shall be, revoked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevocationRecord {
+    /// Why.
+    pub reason: RevocationReason,
+    /// When somebody asked for it.
+    pub requested: Timestamp,
+    /// When the CA had done it; none while it has not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub done: Option<Timestamp>,
+}
+
+impl Version {
+    /// Whether its CA has revoked it, as far as is known here.
+    pub fn is_revoked(&self) -> bool {
+        self.revocation.is_some_and(|revocation| revocation.done.is_some())
+    }
 }
 
 impl Identified for Version {
@@ -294,7 +319,7 @@ impl Record for Version {
         ],
         // An attempt gives one version, and an issuer no serial twice.
         unique: &[&["attempt"], &["issuer", "serial"]],
-        indexes: &[&["certificate"], &["placement", "live_key"], &["fingerprint"]],
+        indexes: &[&["certificate"], &["placement", "live_key"], &["fingerprint"], &["serial"]],
         leasing: None,
         columns_of: columns_of::<Self>,
         upgrade: Self::upgrade,

@@ -12,7 +12,7 @@ use crate::{
 pub struct Job {
     /// Its id.
     pub id: Id<Job>,
-    /// What it does: `issue`, `deploy`, `present`, `retract`, `forget_key`.
+    /// What it does: `issue`, `deploy`, `present`, `retract`, `revoke`.
     pub kind: Box<str>,
     /// The id of the record that it is about.
     pub subject: Box<str>,

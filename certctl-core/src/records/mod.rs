@@ -13,7 +13,8 @@ use crate::store::{Kind, Record};
 pub use attempt::{Attempt, AttemptState};
 pub use audit::AuditEvent;
 pub use certificate::{
-    Asking, Certificate, CertificateStatus, Holder, KeyPolicy, Placement, RenewalPolicy, Version,
+    Asking, Certificate, CertificateStatus, Holder, KeyPolicy, Placement, RenewalPolicy, RevocationRecord,
+    Version,
 };
 pub use challenge::ChallengeToken;
 pub use connector::{

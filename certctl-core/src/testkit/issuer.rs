@@ -15,8 +15,8 @@ use async_trait::async_trait;
 use crate::{
     CertificateAuthority, Chain, Challenge, ChallengeKind, Context, Effect, Error, ErrorKind,
     ExtendedKeyUsage, Handle, Id, Issuer, IssuerCapabilities, KeyAlgorithm, LeafRequest, Lifetime, Order,
-    PrivateKey, Progress, PublicKey, Recovery, RenewalWindow, Result, Retry, Revocation, SubjectAltName,
-    Timestamp, X509Certificate, random, records::Attempt,
+    PrivateKey, Progress, PublicKey, Recovery, RenewalWindow, Result, Retry, Revocation, RevocationReason,
+    SubjectAltName, Timestamp, X509Certificate, random, records::Attempt,
 };
 
 pub use conformance::{conformance, order};
@@ -61,6 +61,19 @@ pub enum Script {
     Expired,
 }
 
+/// What a [`ScriptedIssuer`] does when it shall revoke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RevokeScript {
+    /// Revokes.
+    Revoke,
+    /// Revokes, and loses the answer: `Unavailable`, with an unknown effect.
+    LoseAnswer,
+    /// Is down: `Unavailable`, and nothing happened.
+    Down,
+    /// Refuses, for good: `Denied`.
+    Refuse,
+}
+
 /// A CA of its own that does what a script says, and counts what it is asked.
 #[derive(Debug)]
 pub struct ScriptedIssuer {
@@ -78,7 +91,9 @@ struct State {
     presented: bool,
     attempts: BTreeMap<Id<Attempt>, Known>,
     issued: Vec<Chain>,
-    revoked: Vec<Chain>,
+    revoked: Vec<(Chain, RevocationReason)>,
+    revocations: VecDeque<RevokeScript>,
+    revocations_asked: u32,
     window: Result<Option<RenewalWindow>>,
     windows_asked: Vec<Chain>,
 }
@@ -121,6 +136,8 @@ impl ScriptedIssuer {
                 attempts: BTreeMap::new(),
                 issued: Vec::new(),
                 revoked: Vec::new(),
+                revocations: VecDeque::new(),
+                revocations_asked: 0,
                 window: Ok(None),
                 windows_asked: Vec::new(),
             }),
@@ -164,9 +181,19 @@ impl ScriptedIssuer {
         self.state().issued.clone()
     }
 
-    /// Every certificate that it revoked, in that order.
-    pub fn revoked(&self) -> Vec<Chain> {
+    /// Every certificate that it revoked, and why, in that order.
+    pub fn revoked(&self) -> Vec<(Chain, RevocationReason)> {
         self.state().revoked.clone()
+    }
+
+    /// What to do with the next calls of `revoke`, one each; then it revokes.
+    pub fn script_revocations(&self, scripts: impl IntoIterator<Item = RevokeScript>) {
+        self.state().revocations.extend(scripts);
+    }
+
+    /// How often it was asked to revoke.
+    pub fn revocations_asked(&self) -> u32 {
+        self.state().revocations_asked
     }
 
     /// What to answer from now on to the question when to renew.
@@ -366,7 +393,24 @@ impl Issuer for ScriptedIssuer {
         if !self.capabilities.revoke {
             return Err(Error::unsupported("the scripted CA can't revoke"));
         }
-        self.state().revoked.push(revocation.chain.clone());
+        let mut state = self.state();
+        state.revocations_asked += 1;
+        let script = state.revocations.pop_front().unwrap_or(RevokeScript::Revoke);
+        match script {
+            RevokeScript::Down => return Err(Error::unavailable("the CA is down for maintenance")),
+            RevokeScript::Refuse => {
+                return Err(Error::new(ErrorKind::Denied, "this account may not revoke the certificate"));
+            }
+            RevokeScript::Revoke | RevokeScript::LoseAnswer => {}
+        }
+        // What is revoked already stays as it is.
+        if !state.revoked.iter().any(|(chain, _)| *chain == revocation.chain) {
+            state.revoked.push((revocation.chain.clone(), revocation.reason));
+        }
+        if script == RevokeScript::LoseAnswer {
+            return Err(Error::unavailable("the connection broke before the answer came")
+                .with_effect(Effect::Unknown));
+        }
         Ok(())
     }
 

@@ -185,3 +185,47 @@ async fn refusals_say_when_to_come_back() {
     issuer.submit(&cx, &order).await.unwrap();
     issuer.assert_no_second_order();
 }
+
+#[test]
+fn a_reason_to_revoke_reads_in_three_spellings_and_has_the_code_of_rfc_5280() {
+    use certctl_core::RevocationReason;
+    for (reason, code, spellings) in [
+        (RevocationReason::Unspecified, 0, ["unspecified", "unspecified", "UNSPECIFIED"]),
+        (RevocationReason::KeyCompromise, 1, ["keyCompromise", "key_compromise", "KEY_COMPROMISE"]),
+        (RevocationReason::CaCompromise, 2, ["cACompromise", "ca_compromise", "CA_COMPROMISE"]),
+        (
+            RevocationReason::AffiliationChanged,
+            3,
+            ["affiliationChanged", "affiliation_changed", "AFFILIATION_CHANGED"],
+        ),
+        (RevocationReason::Superseded, 4, ["superseded", "superseded", "SUPERSEDED"]),
+        (
+            RevocationReason::CessationOfOperation,
+            5,
+            ["cessationOfOperation", "cessation_of_operation", "CESSATION_OF_OPERATION"],
+        ),
+        (RevocationReason::CertificateHold, 6, ["certificateHold", "certificate_hold", "CERTIFICATE_HOLD"]),
+        (RevocationReason::RemoveFromCrl, 8, ["removeFromCRL", "remove_from_crl", "REMOVE_FROM_CRL"]),
+        (
+            RevocationReason::PrivilegeWithdrawn,
+            9,
+            ["privilegeWithdrawn", "privilege_withdrawn", "PRIVILEGE_WITHDRAWN"],
+        ),
+        (RevocationReason::AaCompromise, 10, ["aACompromise", "aa_compromise", "AA_COMPROMISE"]),
+    ] {
+        assert_eq!((reason.code(), reason.to_string().as_str()), (code, spellings[0]));
+        for spelling in spellings {
+            assert_eq!(spelling.parse::<RevocationReason>().unwrap(), reason);
+            assert_eq!(serde_json::from_value::<RevocationReason>(spelling.into()).unwrap(), reason);
+        }
+        assert_eq!(serde_json::to_value(reason).unwrap(), spellings[1]);
+    }
+    assert_eq!(RevocationReason::ALL.len(), 10);
+    for unknown in ["", "compromised", "1", "key compromise", "key-compromise"] {
+        let error = unknown.parse::<RevocationReason>().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(error.violations()[0].remedy.contains("keyCompromise"), "{error}");
+    }
+    let error = serde_json::from_str::<RevocationReason>("\"stolen\"").unwrap_err();
+    assert!(error.to_string().contains("removeFromCRL"), "{error}");
+}

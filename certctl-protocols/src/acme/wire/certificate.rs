@@ -23,15 +23,7 @@ impl Revocation {
     pub fn new(certificate: &X509Certificate, reason: RevocationReason) -> Self {
         let reason = match reason {
             RevocationReason::Unspecified => None,
-            RevocationReason::KeyCompromise => Some(1),
-            RevocationReason::CaCompromise => Some(2),
-            RevocationReason::AffiliationChanged => Some(3),
-            RevocationReason::Superseded => Some(4),
-            RevocationReason::CessationOfOperation => Some(5),
-            RevocationReason::CertificateHold => Some(6),
-            // 7 is not used, and 8 is of delta CRLs.
-            RevocationReason::PrivilegeWithdrawn => Some(9),
-            RevocationReason::AaCompromise => Some(10),
+            other => Some(other.code()),
         };
         Self { certificate: certificate.der().to_vec(), reason }
     }
