@@ -29,7 +29,7 @@ use crate::{
 pub(super) const KIND: &str = "issue";
 
 /// How long a CA is left alone that asks for challenges which are shown already.
-const CHALLENGED_AGAIN: Duration = Duration::from_secs(30);
+const CHALLENGED_AGAIN: Duration = Duration::from_secs(10);
 
 /// How many challenges an order may want for each name, over time: no CA has us present for ever.
 const CHALLENGES_PER_NAME: usize = 20;

@@ -278,7 +278,8 @@ async fn find(engine: &Inner, what: &str) -> Result<Stored<Version>> {
         return only_one(engine, what, found).await?.ok_or_else(|| missing("fingerprint"));
     }
     // As some programs print numbers.
-    let even = if what.contains(':') || what.len() % 2 == 0 { what.to_owned() } else { format!("0{what}") };
+    let even =
+        if what.contains(':') || what.len().is_multiple_of(2) { what.to_owned() } else { format!("0{what}") };
     let serial: SerialNumber = even.parse().map_err(|_| {
         Error::invalid_field(
             "",
