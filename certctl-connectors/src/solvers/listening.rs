@@ -117,8 +117,8 @@ async fn accept(listener: TcpListener, serve: Serve) {
             Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::debug!(%error, "a connection could not be accepted");
-                // Out of file descriptors, perhaps: one of our own connections may give one back.
-                let _ = tokio::time::timeout(Duration::from_millis(50), connections.join_next()).await;
+                // Out of file descriptors, perhaps: the same again at once would only keep a processor busy.
+                let _ = tokio::time::timeout(Duration::from_millis(50), std::future::pending::<()>()).await;
                 continue;
             }
         };

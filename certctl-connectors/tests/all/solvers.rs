@@ -10,7 +10,8 @@ use certctl_connectors::solvers::{
     Http01Listener, Http01Server, Http01Webroot, TlsAlpn01Listener, TlsAlpn01Server,
 };
 use certctl_core::{
-    Challenge, ChallengeKind, Context, Env, Error, ErrorKind, Retry, Solver, SolverSpec, SystemClock,
+    Challenge, ChallengeKind, Context, Engine, Env, Error, ErrorKind, Home, Retry, Solver, SolverSpec,
+    SystemClock,
     connectors::SolverConfig,
     testkit::host::{MemoryHost, OneHost},
 };
@@ -142,6 +143,17 @@ async fn clients_that_hold_connections_do_not_keep_the_ca_out() {
     let mut rest = Vec::new();
     let gone = tokio::time::timeout(DEADLINE, held[0].read_to_end(&mut rest)).await;
     assert!(gone.is_ok() && rest.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_go_on_is_let_go() {
+    let server = http_server();
+    server.present(&cx(), &http("web.test", "token")).await.unwrap();
+    let mut stream = TcpStream::connect(server.local_addr().await.unwrap()).await.unwrap();
+    stream.write_all(b"GET /.well-known/acme-challenge/token HTTP/1.1\r\nX-Slow: ").await.unwrap();
+    let mut answer = Vec::new();
+    tokio::time::timeout(DEADLINE, stream.read_to_end(&mut answer)).await.expect("it ends in time").unwrap();
+    assert!(answer.is_empty());
 }
 
 #[tokio::test]
@@ -312,6 +324,19 @@ async fn configurations_are_checked_and_built() {
     }
     assert_eq!(SolverSpec::of(&Http01Listener::default()).unwrap().config["port"], 80);
     assert_eq!(SolverSpec::of(&TlsAlpn01Listener::default()).unwrap().config["port"], 443);
+}
+
+#[tokio::test]
+async fn two_issuers_share_a_port() {
+    let home = Home { connectors: certctl_connectors::connectors(), ..Home::in_memory() };
+    let engine = Engine::builder(home).build().await.unwrap();
+    let of = async |owner: &str, port| {
+        let spec = SolverSpec::of(&Http01Listener { address: Some(LOOPBACK), port }).unwrap();
+        engine.catalog().solver(&SolverSpec { owner: Some(owner.into()), ..spec }).await.unwrap()
+    };
+    let first = of("iss-acme-prod", 8080).await;
+    assert!(Arc::ptr_eq(&first, &of("iss-acme-staging", 8080).await));
+    assert!(!Arc::ptr_eq(&first, &of("iss-acme-prod", 8081).await));
 }
 
 #[track_caller]

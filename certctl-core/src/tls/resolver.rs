@@ -25,7 +25,8 @@ use crate::{
 ///
 /// A client gets the certificate that has the name it asks for; else one whose wildcard covers it; else the default,
 /// which is [`TlsResolver::set_default`]'s slot or the one that was filled first. Among several, a client gets one whose
-/// key it can check. Until the first is installed, a self-signed stand-in is served, so that the server can start.
+/// key it can check; one that resumes a session is shown none. Until the first is installed, a self-signed stand-in is
+/// served, so that the server can start.
 ///
 /// It also answers tls-alpn-01 challenges, as a [`crate::Solver`]; see [`TlsResolver::server_config_for`].
 ///
