@@ -237,6 +237,7 @@ struct Shown {
     presented: usize,
     fail: Option<Error>,
     hook: Option<fn(&Rig)>,
+    refused: Option<&'static str>,
 }
 
 impl Shower {
@@ -251,6 +252,11 @@ impl Shower {
 
     pub fn fail(&self, error: Option<Error>) {
         self.state.lock().unwrap().fail = error;
+    }
+
+    /// Shows nothing for this name.
+    pub fn refuse(&self, name: Option<&'static str>) {
+        self.state.lock().unwrap().refused = name;
     }
 
     pub fn presented(&self) -> usize {
@@ -272,6 +278,9 @@ impl Solver for Shower {
         let mut state = self.state.lock().unwrap();
         if let Some(error) = &state.fail {
             return Err(error.clone());
+        }
+        if state.refused.is_some_and(|name| name == challenge.name.to_string()) {
+            return Err(Error::new(ErrorKind::Denied, "the zone is somebody else's"));
         }
         if !state.now.contains(challenge) {
             state.now.push(challenge.clone());

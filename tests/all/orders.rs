@@ -3,10 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use certctl::{
-    Clock, Context, Csr, ErrorKind, KeyAlgorithm, PrivateKey, Recovery, Retry, Timestamp,
+    Clock, Context, Csr, ErrorKind, Issuer, IssuerCapabilities, KeyAlgorithm, PrivateKey, Recovery, Retry,
+    Timestamp,
     engine::plan::{FAILURES_BEFORE_ATTENTION, LONGEST_WAIT, POLLS_AT_ONCE},
     records::{AttemptState, CertificateStatus, JobState},
-    testkit::issuer::Script,
+    testkit::issuer::{Script, ScriptedIssuer},
 };
 
 use crate::{
@@ -149,6 +150,49 @@ async fn challenges_of_an_order_that_ends_are_taken_away() {
         assert_status(&certificate, CertificateStatus::Active);
     })
     .await;
+}
+
+#[tokio::test]
+async fn what_is_shown_is_taken_away_while_somebody_has_to_look() {
+    for refused in ["web.test", "www.web.test"] {
+        each(ALL, async |rig| {
+            rig.ca.script_next([Script::Challenge]);
+            let shower = Shower::new(&rig);
+            shower.refuse(Some(refused));
+            let engine = rig.builder().solver(shower.clone()).build().await.unwrap();
+            let certificate = engine.ensure(&actor(), spec().dns("www.web.test")).await.unwrap();
+            let job = assert_attention(&engine, &certificate, "somebody else's").await;
+            assert_eq!(shower.shown(), 0, "the other one is not left to be seen");
+
+            // Whoever takes it up again has all of them shown, of the same order.
+            shower.refuse(None);
+            let certificate = rig.retry(&engine, &job).await;
+            assert_status(&certificate, CertificateStatus::Active);
+            assert_eq!((shower.shown(), rig.attempts().await.len()), (0, 1));
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn an_order_replaces_what_its_own_ca_has_issued() {
+    let rig = Rig::new(Recovery::Searchable, true).await;
+    let other = ScriptedIssuer::new(rig.clock.now(), IssuerCapabilities::all(Recovery::Searchable)).await;
+    let engine = rig.builder().issuer("other", other.clone() as Arc<dyn Issuer>).build().await.unwrap();
+    engine.ensure(&actor(), spec()).await.unwrap();
+    rig.renew(&engine).await;
+    let last = |ca: &ScriptedIssuer| {
+        let newest = ca.attempts().pop().unwrap().0;
+        ca.replaces(&newest)
+    };
+    assert_eq!(rig.ca.replaces(&rig.ca.attempts()[0].0), None);
+    assert_eq!(last(&rig.ca).as_ref(), rig.ca.issued().first());
+    // Another CA knows nothing of it.
+    rig.tick();
+    engine.ensure(&actor(), spec().issuer("other")).await.unwrap();
+    assert_eq!((other.issued().len(), last(&other)), (1, None));
+    rig.renew(&engine).await;
+    assert_eq!(last(&other).as_ref(), other.issued().first());
 }
 
 #[tokio::test]

@@ -1,15 +1,16 @@
 //! Revocation: recorded before the CA is asked, done once, and nothing is issued after it until somebody asks.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use certctl::{
-    Actor, CertificateSpec, Clock, Engine, ErrorKind, IssuerCapabilities, KeyAlgorithm, PrivateKey, Recovery,
-    RevocationReason, Role,
+    Actor, CertificateSpec, Clock, Context, Engine, ErrorKind, Issuer, IssuerCapabilities, KeyAlgorithm,
+    Order, PrivateKey, Progress, Recovery, Result, Revocation, RevocationReason, Role,
     engine::{RevokeOptions, plan::FAILURES_BEFORE_ATTENTION},
     records::{AuditEvent, Certificate, CertificateStatus, Job, JobState, Placement, Version},
     store::{Direction, Query, StoreExt, Stored},
-    testkit::issuer::{RevokeScript, Script},
+    testkit::issuer::{RevokeScript, Script, ScriptedIssuer},
 };
+use tokio::sync::Notify;
 
 use crate::{
     issuers::assert_status,
@@ -303,11 +304,7 @@ async fn the_certificate_s_own_key_revokes_in_the_call() {
     let refusal = engine.revoke(&actor(), version.id.as_str(), own().await).await.unwrap_err();
     assert_eq!(refusal.kind(), ErrorKind::Denied);
     assert_eq!(engine.store().read(&version.id).await.unwrap().revocation, None);
-    // A lost answer is no refusal.
-    rig.ca.script_revocations([RevokeScript::LoseAnswer]);
-    engine.revoke(&actor(), version.id.as_str(), own().await).await.unwrap_err();
-    assert!(engine.store().read(&version.id).await.unwrap().revocation.is_some());
-
+    assert_no_open_job(&engine, &certificate).await;
     // A job that asks for attention meanwhile ends with it.
     rig.ca.script_revocations([RevokeScript::Refuse]);
     assert_status(&*revoke(&engine, version.id.as_str()).await, CertificateStatus::Attention);
@@ -317,6 +314,82 @@ async fn the_certificate_s_own_key_revokes_in_the_call() {
     assert_status(&certificate_after, CertificateStatus::Revoked);
     assert_eq!(rig.ca.revoked().len(), 1);
     assert_no_open_job(&engine, &certificate).await;
+}
+
+#[tokio::test]
+async fn a_job_asks_again_where_the_answer_to_the_own_key_was_lost() {
+    let (rig, engine, _, version) = in_service().await;
+    let key = certctl::Keys::export(&*rig.keys, version.key.as_ref().unwrap()).await.unwrap();
+    rig.ca.script_revocations([RevokeScript::LoseAnswer]);
+    let options = RevokeOptions { key: Some(key), ..RevokeOptions::default() };
+    let watch = engine.revoke(&actor(), version.id.as_str(), options).await.unwrap();
+    assert!(!engine.store().read(&version.id).await.unwrap().is_revoked(), "nobody knows");
+    let job: Stored<Job> = engine.store().read(&watch.jobs()[0]).await.unwrap();
+    assert!(job.last_error.as_ref().unwrap().message.contains("broke"), "{job:#?}");
+    assert_status(&watch.step().await.unwrap(), CertificateStatus::Revoked);
+    assert_eq!((rig.ca.revocations_asked(), rig.ca.revoked().len()), (2, 1));
+}
+
+/// Revokes only when it is let.
+#[derive(Debug)]
+struct Slow {
+    inner: Arc<ScriptedIssuer>,
+    asked: Notify,
+    answer: Notify,
+}
+
+#[async_trait::async_trait]
+impl Issuer for Slow {
+    fn kind(&self) -> &str {
+        "scripted"
+    }
+    fn capabilities(&self) -> IssuerCapabilities {
+        self.inner.capabilities()
+    }
+    async fn submit(&self, cx: &Context, order: &Order) -> Result<Progress> {
+        self.inner.submit(cx, order).await
+    }
+    async fn recover(&self, cx: &Context, order: &Order) -> Result<Option<Progress>> {
+        self.inner.recover(cx, order).await
+    }
+    async fn revoke(&self, cx: &Context, revocation: &Revocation) -> Result<()> {
+        self.asked.notify_one();
+        self.answer.notified().await;
+        self.inner.revoke(cx, revocation).await
+    }
+}
+
+#[tokio::test]
+async fn a_revocation_with_the_own_key_does_not_depend_on_its_caller() {
+    // The caller goes away, or the whole program does.
+    for dies in [false, true] {
+        let rig = rig(true).await;
+        let ca = Arc::new(Slow { inner: rig.ca.clone(), asked: Notify::new(), answer: Notify::new() });
+        let engine = rig.builder_with(ca.clone()).build().await.unwrap();
+        let certificate = engine.ensure(&actor(), spec()).await.unwrap();
+        let version = engine.versions(&certificate.id).await.unwrap().remove(0);
+        let key = certctl::Keys::export(&*rig.keys, version.key.as_ref().unwrap()).await.unwrap();
+        let caller = tokio::spawn({
+            let (engine, id) = (engine.clone(), version.id.clone());
+            let options = RevokeOptions { key: Some(key), ..RevokeOptions::default() };
+            async move { engine.revoke(&actor(), id.as_str(), options).await.map(drop) }
+        });
+        ca.asked.notified().await;
+        caller.abort();
+        let status = async || engine.store().read(&certificate.id).await.unwrap().status;
+        if dies {
+            // It never gets to hear the answer: the next program asks for itself, in a while.
+            let next = rig.engine().await;
+            assert_status(&next.ensure(&actor(), spec()).await.unwrap(), CertificateStatus::Active);
+            rig.clock.advance(Duration::from_secs(600));
+            assert_status(&next.ensure(&actor(), spec()).await.unwrap(), CertificateStatus::Revoked);
+        } else {
+            ca.answer.notify_one();
+            eventually(&engine, "the end", async || status().await == CertificateStatus::Revoked).await;
+        }
+        assert_eq!(rig.ca.revoked().len(), 1);
+        assert_no_open_job(&engine, &certificate).await;
+    }
 }
 
 #[tokio::test]

@@ -3,9 +3,14 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Challenge, Context, Result,
-    engine::{Inner, deploy, held::Held},
+    Challenge, Context, Id, Result,
+    engine::{
+        Inner, deploy,
+        held::{Held, step_of},
+        issue,
+    },
     records::{Job, JobState, Place},
+    store::{Change, StoreExt},
     worker::{MemoryJournal, Work},
 };
 
@@ -46,11 +51,36 @@ pub(super) async fn run(engine: &Inner, mut held: Held, cx: &Context) -> Result<
         let event = held.event(engine, "challenge.cancelled").with("name", name);
         return deploy::save_and_wake(engine, &mut held, event).await;
     }
+    if !presents && is_needed(engine, &held.job, &challenge).await? {
+        held.finish(engine, JobState::Done);
+        let event = held.event(engine, "challenge.kept").with("name", name);
+        return deploy::save_and_wake(engine, &mut held, event).await;
+    }
+    let shows = challenge.clone();
     let work = if presents { Work::Present(challenge) } else { Work::Retract(challenge) };
     engine.worker.execute(cx, work, &MemoryJournal::default()).await?;
     held.finish(engine, JobState::Done);
-    let event = held.event(engine, &format!("challenge.{}ed", held.job.kind)).with("name", name);
-    deploy::save_and_wake(engine, &mut held, event).await
+    let event = held.event(engine, &format!("challenge.{}ed", held.job.kind)).with("name", name.as_str());
+    deploy::save_and_wake(engine, &mut held, event).await?;
+    if presents && held.job.cancel && !is_needed(engine, &held.job, &shows).await? {
+        // Its order had come to rest before it was shown, and has not taken it away.
+        let mut job =
+            deploy::blank_job(engine, RETRACT, &held.job.subject, &held.job.certificate, Place::default());
+        job.step = step(&shows)?;
+        let event = held.event(engine, "challenge.late").with("name", name);
+        engine.commit(Change::new(event).insert(&job)?).await?;
+    }
+    Ok(())
+}
+
+/// Whether the order that a job belongs to has this challenge shown now: it may have gone on since it came to rest.
+async fn is_needed(engine: &Inner, job: &Job, challenge: &Challenge) -> Result<bool> {
+    let Some(order) = engine.store.find::<Job>(&Id::parse(&job.subject)?).await? else { return Ok(false) };
+    if order.state.is_finished() {
+        return Ok(false);
+    }
+    let at: issue::Step = step_of(&order)?;
+    Ok(at.shown().contains(challenge))
 }
 
 fn step(challenge: &Challenge) -> Result<serde_json::Value> {

@@ -173,7 +173,8 @@ impl Engine {
         .await
     }
 
-    /// The issuer itself, for what only it can do: its account, above all.
+    /// The issuer itself, for what has no command here, such as [`Issuer::renewal_window`]. What is done with it directly is in
+    /// no audit trail; for its account, see [`Engine::account`] and the commands beside it.
     ///
     /// # Errors
     /// `NotFound`, what its constructor gives, or `Denied` if the actor may not.

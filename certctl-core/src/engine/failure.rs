@@ -212,11 +212,23 @@ async fn present_failed(
     held.finish(engine, JobState::Failed);
     let Some(parent) = held.job.parent.take() else { return Ok(change) };
     let challenge::Step { challenge } = held.step()?;
+    // What may be there: all of those that were shown, and what could not be shown to the end.
+    let begun = |error: Option<&ErrorReport>| error.is_some_and(|e| e.kind != ErrorKind::Unsupported);
+    let mut left = Vec::new();
+    if begun(Some(report)) {
+        left.push(challenge.clone());
+    }
     let mut unshown = vec![challenge];
     // The others end, and nobody waits for them: they are shown together with this one.
     let siblings: Vec<Stored<Job>> = engine.store.list_by("parent", (&parent).into()).await?;
-    for mut sibling in siblings.into_iter().filter(|job| job.id != held.job.id && !job.state.is_finished()) {
+    for mut sibling in siblings.into_iter().filter(|job| job.id != held.job.id) {
         let challenge::Step { challenge } = step_of(&sibling)?;
+        if sibling.state == JobState::Done || begun(sibling.last_error.as_ref()) {
+            left.push(challenge.clone());
+        }
+        if sibling.state.is_finished() {
+            continue;
+        }
         unshown.push(challenge);
         sibling.parent = None;
         sibling.cancel = true;
@@ -228,8 +240,18 @@ async fn present_failed(
         return Ok(change);
     }
     let mut step: issue::Step = step_of(&parent)?;
-    if let issue::Step::Poll { missing, .. } = &mut step {
-        missing.extend(unshown);
+    if let issue::Step::Poll { shown, missing, .. } = &mut step {
+        if !parent.cancel {
+            // Until somebody has looked, nobody needs them: they are taken away, and all shown again then.
+            // One that was shown before, and had to be shown again, has two jobs.
+            let left: Vec<_> = shown.iter().filter(|shown| left.contains(shown)).cloned().collect();
+            for job in challenge::retract_jobs(engine, &parent, &left)? {
+                change = change.insert(&job)?;
+            }
+            missing.append(shown);
+        }
+        unshown.retain(|challenge| !missing.contains(challenge));
+        missing.append(&mut unshown);
     }
     set_step_of(&mut parent, &step)?;
     parent.open_children = 0;

@@ -618,7 +618,11 @@ fn refused(error: Error, attempt: &Id<Attempt>, generation: u32, issuer: &dyn Is
 
 async fn order(engine: &Inner, placement: &Placement, attempt: &Attempt) -> Result<Order> {
     let replaces = match &placement.version {
-        Some(version) => engine.store.find(version).await?.map(|version| version.chain.clone()),
+        // Another CA knows nothing of it (RFC 9773 section 5).
+        Some(version) => {
+            let version: Option<Stored<Version>> = engine.store.find(version).await?;
+            version.filter(|version| version.issuer == attempt.issuer).map(|version| version.chain.clone())
+        }
         None => None,
     };
     Ok(Order {

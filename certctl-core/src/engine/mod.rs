@@ -3,6 +3,7 @@
 //! Everything that takes long is a job, and a job is a row: [`Engine::ensure`], [`Engine::renew`] and a renewal that is due
 //! only write rows; one loop leases them and steps them, in this process or in another one on the same store.
 
+mod accounts;
 mod builder;
 mod bundle;
 mod challenge;

@@ -1,6 +1,6 @@
 //! Revocation: what shall be revoked is recorded first, then the CA is asked, by a job, as often as it takes.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     Actor, Context, Effect, Error, ErrorKind, Fingerprint, Id, Issuer, Permission, PrivateKey, Result,
@@ -18,13 +18,17 @@ use crate::{
 
 pub(super) const KIND: &str = "revoke";
 
+/// How long a revocation by the certificate's own key has before its job takes over: whoever is at it may be dead.
+const BY_OWN_KEY: Duration = Duration::from_secs(600);
+
 /// How a certificate is revoked.
 #[derive(Debug, Default)]
 pub struct RevokeOptions {
     /// Why.
     pub reason: RevocationReason,
     /// The certificate's own key, for a CA that takes its word instead of the account's (RFC 8555 section 7.6). Used once, in
-    /// this call, and never stored.
+    /// this call, and never stored: where nobody can say whether the CA has done it, because its answer was lost or this
+    /// program has ended, a job asks again without the key. That it is revoked already is its success then.
     pub key: Option<PrivateKey>,
 }
 
@@ -34,7 +38,7 @@ impl Engine {
     /// What is revoked already is left as it is.
     ///
     /// A job does it and tries until the CA has answered: await [`JobWatch::step`], or leave it to [`Engine::run`]. With the
-    /// certificate's own key, it is done in this call.
+    /// certificate's own key, it is done in this call, and goes on if the caller goes away.
     ///
     /// # Errors
     /// `Invalid` if it is none of the three, if the reason is `removeFromCRL`, or if the key is another one's; `NotFound` if no
@@ -58,35 +62,61 @@ impl Engine {
             Some(key) => Some(own_key(&version, key)?),
             None => None,
         };
-        let jobs = again_if_stale(|| request(inner, actor, &version.id, reason, own)).await?;
-        if let Some(key) = key
-            && !inner.store.read(&version.id).await?.is_revoked()
-        {
-            let cx = Context::new(inner.clock.clone());
+        let requested = again_if_stale(|| request(inner, actor, &version.id, reason, own)).await?;
+        let certificate = version.certificate.clone();
+        if let (Some(key), Some(job)) = (key, &requested) {
             let revocation = Revocation { chain: version.chain.clone(), reason, key: Some(key) };
-            if let Err(error) = issuer.revoke(&cx, &revocation).await {
-                if error.effect() == Effect::None {
-                    again_if_stale(|| withdraw(inner, actor, &version.id, &error)).await?;
-                }
-                return Err(error);
-            }
-            again_if_stale(|| conclude(inner, actor, &version.id, None)).await?;
+            let asking = by_own_key(inner.clone(), actor.clone(), issuer, version, revocation, job.made);
+            tokio::spawn(asking)
+                .await
+                .map_err(|e| Error::internal(format!("a connector or the engine panicked: {e}")))??;
         }
-        Ok(self.watch(version.certificate.clone(), jobs))
+        Ok(self.watch(certificate, requested.into_iter().map(|job| job.id).collect()))
     }
 }
 
-/// Records what is wanted; gives the job that does it, if one is to do it.
+/// The job that revokes.
+struct Requested {
+    id: Id<Job>,
+    /// Whether it was made for this request.
+    made: bool,
+}
+
+/// Asks the CA with the certificate's own key, and records what it said.
+async fn by_own_key(
+    engine: Arc<Inner>,
+    actor: Actor,
+    issuer: Arc<dyn Issuer>,
+    version: Stored<Version>,
+    revocation: Revocation,
+    made: bool,
+) -> Result<()> {
+    let cx = Context::new(engine.clock.clone());
+    let (engine, actor, version) = (&*engine, &actor, &version.id);
+    match issuer.revoke(&cx, &revocation).await {
+        Ok(()) => again_if_stale(|| conclude(engine, actor, version, None)).await,
+        Err(error) if error.effect() == Effect::Unknown => {
+            again_if_stale(|| hand_over(engine, actor, version, &error)).await
+        }
+        Err(error) => {
+            again_if_stale(|| withdraw(engine, actor, version, &error, made)).await?;
+            Err(error)
+        }
+    }
+}
+
+/// Records what is wanted; gives the job that does it, unless it is done already. One that waits for somebody who has the
+/// certificate's own key (`own`) is due only when nobody can be at it any more.
 async fn request(
     inner: &Inner,
     actor: &Actor,
     version: &Id<Version>,
     reason: RevocationReason,
     own: bool,
-) -> Result<Vec<Id<Job>>> {
+) -> Result<Option<Requested>> {
     let mut version: Stored<Version> = inner.store.read(version).await?;
     if version.is_revoked() {
-        return Ok(Vec::new());
+        return Ok(None);
     }
     let requested = inner.clock.now();
     let event = event(inner, actor, "revocation.requested", &version.certificate)
@@ -95,39 +125,65 @@ async fn request(
         .with("reason", reason.as_str());
     version.revocation = Some(RevocationRecord { reason, requested, done: None });
     let mut change = Change::new(event).update(&version)?;
-    let mut jobs = Vec::new();
-    match open_job(inner, &version.id).await? {
-        _ if own => {}
+    let job = match open_job(inner, &version.id).await? {
         Some(mut job) => {
-            jobs.push(job.id.clone());
-            if job.state == JobState::Attention || job.failures > 0 {
+            if !own && (job.state == JobState::Attention || job.due.is_some_and(|due| due > requested)) {
                 deploy::kick(inner, &mut job);
                 change = change.update(&job)?;
             }
+            Requested { id: job.id.clone(), made: false }
         }
         None => {
             let (id, place) = (version.id.as_str(), Place::default());
             let mut job = deploy::blank_job(inner, KIND, id, &version.certificate, place);
             job.unique = Some(unique_key(&version.id).into());
             job.actor = actor.clone();
-            jobs.push(job.id.clone());
+            if own {
+                job.due = Some(requested + BY_OWN_KEY);
+            }
             change = change.insert(&job)?;
+            Requested { id: job.id, made: true }
         }
-    }
+    };
     inner.commit(change).await?;
-    Ok(jobs)
+    Ok(Some(job))
 }
 
-/// What the CA refused to a key is wanted no more, unless a job is at it as well: nothing would ever do it.
-async fn withdraw(inner: &Inner, actor: &Actor, version: &Id<Version>, error: &Error) -> Result<()> {
+/// Lets the job ask at once what became of it.
+async fn hand_over(inner: &Inner, actor: &Actor, version: &Id<Version>, error: &Error) -> Result<()> {
+    let Some(mut job) = open_job(inner, version).await? else { return Ok(()) };
+    let event = event(inner, actor, "revocation.unknown", &job.certificate)
+        .with("version", version.as_str())
+        .with("error", error.to_string());
+    deploy::kick(inner, &mut job);
+    job.last_error = Some(error.report());
+    inner.commit(Change::new(event).update(&job)?).await.map(drop)
+}
+
+/// What the CA refused to a key is wanted no more, unless somebody has asked for it without: `made` says whether its job was
+/// made for the key's sake.
+async fn withdraw(
+    inner: &Inner,
+    actor: &Actor,
+    version: &Id<Version>,
+    error: &Error,
+    made: bool,
+) -> Result<()> {
     let mut version: Stored<Version> = inner.store.read(version).await?;
     let event = event(inner, actor, "revocation.failed", &version.certificate)
         .with("version", version.id.as_str())
         .with("error", error.to_string());
-    if !version.is_revoked() && open_job(inner, &version.id).await?.is_none() {
+    let mut change = Change::new(event);
+    if made
+        && !version.is_revoked()
+        && let Some(mut job) = open_job(inner, &version.id).await?
+        && waits(inner, &job)
+    {
         version.revocation = None;
+        end(inner, &mut job, JobState::Cancelled);
+        change = change.update(&job)?.update(&version)?;
     }
-    inner.commit(Change::new(event).update(&version)?).await.map(drop)
+    inner.commit(change).await.map(drop)
 }
 
 /// Asks the CA, and records that it is done.
@@ -193,8 +249,12 @@ async fn conclude(
     if let Some(held) = &held {
         job = Some(engine.store.read(&held.job.id).await?);
     } else if let Some(mut open) = open_job(engine, &version.id).await? {
-        // It finds nothing to do, and ends.
-        deploy::kick(engine, &mut open);
+        if waits(engine, &open) {
+            end(engine, &mut open, JobState::Done);
+        } else {
+            // It finds nothing to do, and ends.
+            deploy::kick(engine, &mut open);
+        }
         job = Some(open);
     }
     let mut change = Change::new(event).update(&version)?;
@@ -213,6 +273,17 @@ async fn conclude(
         change = change.update(job)?;
     }
     engine.commit(change).await.map(drop)
+}
+
+/// Whether nobody steps it now.
+fn waits(engine: &Inner, job: &Job) -> bool {
+    job.state == JobState::Ready && job.due.is_some_and(|due| due > engine.clock.now())
+}
+
+fn end(engine: &Inner, job: &mut Job, state: JobState) {
+    job.state = state;
+    job.due = None;
+    job.finished = Some(engine.clock.now());
 }
 
 /// Whether a revocation of this certificate waits for a person.

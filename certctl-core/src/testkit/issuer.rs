@@ -106,6 +106,7 @@ struct Known {
     calls: Calls,
     /// The order, as the CA has it.
     open: bool,
+    replaces: Option<Chain>,
     chain: Option<Chain>,
 }
 
@@ -169,6 +170,11 @@ impl ScriptedIssuer {
     /// How often it was asked about this attempt.
     pub fn calls(&self, attempt: &Id<Attempt>) -> Calls {
         self.state().attempts.get(attempt).map(|known| known.calls).unwrap_or_default()
+    }
+
+    /// What the order of this attempt was said to replace.
+    pub fn replaces(&self, attempt: &Id<Attempt>) -> Option<Chain> {
+        self.state().attempts.get(attempt).and_then(|known| known.replaces.clone())
     }
 
     /// Every attempt that it was asked about, in the order of their ids.
@@ -339,6 +345,7 @@ impl Issuer for ScriptedIssuer {
                 known.chain = None;
             }
             known.open = true;
+            known.replaces.clone_from(&order.replaces);
             known.script = Some(next.clone());
             next
         };

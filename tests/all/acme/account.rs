@@ -1,32 +1,37 @@
 //! Accounts: kept, bound, told, rolled, exported, ended.
 
-use certctl::{Context, ErrorKind, Issuer, KeyAlgorithm, Secret, SecretRef, SystemClock, issuers::Acme};
-use std::sync::Arc;
+use certctl::{
+    AccountInfo, ErrorKind, KeyAlgorithm, Secret, SecretRef,
+    issuers::Acme,
+    records::AuditEvent,
+    store::{Direction, Query, StoreExt},
+};
 
 use super::{World, actor, assert_active, spec};
 use crate::peers::PebbleOptions;
 
-fn cx() -> Context {
-    Context::new(Arc::new(SystemClock))
+async fn info(engine: &certctl::Engine, issuer: &str) -> AccountInfo {
+    engine.account(&actor(), issuer).await.unwrap()
 }
 
-async fn issuer(engine: &certctl::Engine) -> Arc<dyn Issuer> {
-    engine.issuer(&actor(), "ca").await.unwrap()
-}
-
-async fn url(engine: &certctl::Engine) -> String {
-    issuer(engine).await.account().unwrap().describe(&cx()).await.unwrap().url
+/// What the audit trail says of accounts, the oldest first.
+async fn told(engine: &certctl::Engine) -> Vec<String> {
+    let (events, _) = engine
+        .store()
+        .list::<AuditEvent>(Query::of::<AuditEvent>().order("at", Direction::Ascending).limit(500))
+        .await
+        .unwrap();
+    let text = serde_json::to_string(&events.iter().map(|event| &**event).collect::<Vec<_>>()).unwrap();
+    assert!(!text.contains("-----BEGIN"), "{text}");
+    let actions = events.iter().map(|event| event.action.to_string());
+    actions.filter(|action| action.starts_with("account.")).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_account_is_made_once_and_found_again() {
     let Some(world) = World::new(|_| {}).await else { return };
     let engine = world.engine(world.acme()).await;
-    let account = issuer(&engine).await;
-    let account = account.account().unwrap();
-    let context = cx();
-    let (one, other) = tokio::join!(account.describe(&context), account.describe(&context));
-    let (one, other) = (one.unwrap(), other.unwrap());
+    let (one, other) = tokio::join!(info(&engine, "ca"), info(&engine, "ca"));
     assert_eq!(one, other);
     assert_eq!(
         (one.status.as_str(), one.contact.as_slice()),
@@ -36,7 +41,7 @@ async fn an_account_is_made_once_and_found_again() {
 
     // Another program, on the same store.
     let engine = world.engine(Acme { email: Some("other@example.com".to_owned()), ..world.acme() }).await;
-    let again = issuer(&engine).await.account().unwrap().describe(&cx()).await.unwrap();
+    let again = info(&engine, "ca").await;
     assert_eq!((again.url, again.key), (one.url, one.key));
     assert_eq!(again.contact, ["mailto:other@example.com"], "the CA was told the new contact");
 }
@@ -50,17 +55,16 @@ async fn keys_of_every_kind_and_their_change() {
         let name = format!("ca{number}");
         let acme = Acme { account_key_algorithm: algorithm, ..world.acme() };
         let engine = world.builder(world.acme()).await.issuer(&name, acme).build().await.unwrap();
-        let ca = engine.issuer(&actor(), &name).await.unwrap();
-        let before = ca.account().unwrap().describe(&cx()).await.unwrap();
+        let before = info(&engine, &name).await;
         assert_eq!(before.key.kind(), algorithm.kind());
-        ca.account().unwrap().roll_key(&cx(), KeyAlgorithm::EcdsaP256).await.unwrap();
-        let after = ca.account().unwrap().describe(&cx()).await.unwrap();
+        engine.roll_account_key(&actor(), &name, KeyAlgorithm::EcdsaP256).await.unwrap();
+        let after = info(&engine, &name).await;
         assert_eq!(after.url, before.url, "it is the same account");
         assert_eq!(after.key.kind(), KeyAlgorithm::EcdsaP256.kind());
     }
     // What is kept is what the CA knows.
     let engine = world.engine(world.acme()).await;
-    issuer(&engine).await.account().unwrap().roll_key(&cx(), KeyAlgorithm::EcdsaP384).await.unwrap();
+    engine.roll_account_key(&actor(), "ca", KeyAlgorithm::EcdsaP384).await.unwrap();
     drop(engine);
     let engine = world.engine(world.acme()).await;
     assert_active(&engine.ensure(&actor(), spec("www.example.com")).await.unwrap());
@@ -70,46 +74,53 @@ async fn keys_of_every_kind_and_their_change() {
 async fn an_account_moves_with_its_export() {
     let Some(world) = World::new(|_| {}).await else { return };
     let engine = world.engine(world.acme()).await;
-    let before = url(&engine).await;
-    let exported = issuer(&engine).await.account().unwrap().export(&cx()).await.unwrap();
+    let before = info(&engine, "ca").await.url;
+    let exported = engine.export_account(&actor(), "ca").await.unwrap();
     assert!(exported.expose_str().unwrap().contains("PRIVATE KEY"));
+    assert_eq!(told(&engine).await, ["account.export_requested", "account.exported"]);
+    // Keys are not everybody's to take.
+    let operator = certctl::Actor::new("olga", certctl::Role::Operator);
+    let refused = engine.export_account(&operator, "ca").await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Denied);
 
     let engine = world.builder(world.acme()).await.issuer("moved", world.acme()).build().await.unwrap();
-    let moved = engine.issuer(&actor(), "moved").await.unwrap();
-    moved.account().unwrap().import(&exported).await.unwrap();
-    assert_eq!(moved.account().unwrap().describe(&cx()).await.unwrap().url, before);
+    engine.import_account(&actor(), "moved", exported.clone()).await.unwrap();
+    assert_eq!(info(&engine, "moved").await.url, before);
     // Not over an account that is there.
-    let refused = moved.account().unwrap().import(&exported).await.unwrap_err();
+    let refused = engine.import_account(&actor(), "moved", exported.clone()).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Precondition, "{refused:?}");
     // Nor one of another CA, nor what is none at all.
     let stranger = Acme { directory_url: "https://acme.test/dir".to_owned(), ca_file: None, ..world.acme() };
     let engine = world.builder(world.acme()).await.issuer("stranger", stranger).build().await.unwrap();
-    let stranger = engine.issuer(&actor(), "stranger").await.unwrap();
-    assert_eq!(stranger.account().unwrap().import(&exported).await.unwrap_err().kind(), ErrorKind::Invalid);
-    let refused = stranger.account().unwrap().import(&Secret::new("hunter2")).await.unwrap_err();
+    let refused = engine.import_account(&actor(), "stranger", exported).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Invalid);
+    let refused = engine.import_account(&actor(), "stranger", Secret::new("hunter2")).await.unwrap_err();
     assert!(!format!("{refused:?}").contains("hunter2"), "{refused:?}");
+    let told = told(&engine).await;
+    assert_eq!(told.iter().filter(|action| *action == "account.imported").count(), 1, "{told:?}");
+    assert_eq!(told.iter().filter(|action| *action == "account.failed").count(), 3, "{told:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bare_key_finds_its_account() {
     let Some(world) = World::new(|_| {}).await else { return };
     let engine = world.engine(world.acme()).await;
-    let before = url(&engine).await;
-    let exported = issuer(&engine).await.account().unwrap().export(&cx()).await.unwrap();
+    let before = info(&engine, "ca").await.url;
+    let exported = engine.export_account(&actor(), "ca").await.unwrap();
     let exported: serde_json::Value = serde_json::from_slice(exported.expose()).unwrap();
     let key = Secret::new(exported["key"].as_str().unwrap());
     let engine = world.builder(world.acme()).await.issuer("moved", world.acme()).build().await.unwrap();
-    let moved = engine.issuer(&actor(), "moved").await.unwrap();
-    moved.account().unwrap().import(&key).await.unwrap();
-    assert_eq!(moved.account().unwrap().describe(&cx()).await.unwrap().url, before);
+    engine.import_account(&actor(), "moved", key).await.unwrap();
+    assert_eq!(info(&engine, "moved").await.url, before);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_account_that_was_ended_says_so() {
     let Some(world) = World::new(|_| {}).await else { return };
     let engine = world.engine(world.acme()).await;
-    url(&engine).await;
-    issuer(&engine).await.account().unwrap().deactivate(&cx()).await.unwrap();
+    info(&engine, "ca").await;
+    engine.deactivate_account(&actor(), "ca").await.unwrap();
+    assert_eq!(told(&engine).await, ["account.deactivation_requested", "account.deactivated"]);
     let certificate = engine.ensure(&actor(), spec("www.example.com")).await.unwrap();
     let reason = certificate.reason.as_ref().unwrap();
     assert!(
@@ -151,8 +162,7 @@ async fn external_accounts() {
     for (number, (acme, sentence)) in attempts.into_iter().enumerate() {
         let name = format!("wrong{number}");
         let engine = world.builder(world.acme()).await.issuer(&name, acme).build().await.unwrap();
-        let ca = engine.issuer(&actor(), &name).await.unwrap();
-        let refused = ca.account().unwrap().describe(&cx()).await.unwrap_err();
+        let refused = engine.account(&actor(), &name).await.unwrap_err();
         assert!(refused.to_string().contains(sentence), "{refused:?}");
         assert!(!format!("{refused:?}").contains(HMAC));
     }
