@@ -28,6 +28,7 @@ mod issuers;
 mod jobs;
 mod json_worker;
 mod kill;
+mod mending;
 mod nginx;
 mod on_demand;
 mod orders;

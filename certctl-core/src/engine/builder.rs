@@ -1,7 +1,10 @@
 use std::{
     collections::HashMap,
     fmt::Debug,
-    sync::{Arc, Mutex, atomic::AtomicI64},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicI64},
+    },
 };
 
 use serde_json::Value;
@@ -156,6 +159,7 @@ impl EngineBuilder {
                 at_once: self.at_once,
                 latest: AtomicI64::new(i64::MIN),
                 wake: watch::channel(0).0,
+                ending: AtomicBool::new(false),
                 events: broadcast::channel(4096).0,
                 running: Mutex::new(HashMap::new()),
             }),

@@ -386,8 +386,20 @@ async fn update(
         let (deployments, gone): (Vec<_>, Vec<_>) =
             deployments.into_iter().partition(|d| certificate.targets.contains(&d.target));
         for gone in &gone {
-            change = change.delete(gone);
-            writes = true;
+            match deploy::open_job(inner, &gone.id).await? {
+                Some(job) if !job.step.is_null() => {
+                    // Something is half written there: that comes to its end first, and the next time it is gone.
+                    jobs.push(job.id.clone());
+                    if let Some(job) = deploy::take_up(inner, job, gone.state) {
+                        change = change.update(&job)?;
+                        writes = true;
+                    }
+                }
+                _ => {
+                    change = change.delete(gone);
+                    writes = true;
+                }
+            }
         }
         let mut fresh: Vec<Deployment> = wanted
             .targets
@@ -426,8 +438,9 @@ async fn update(
             }
             writes = true;
         }
+        // Also while the order of the next version is pending or waits for a person: what is in service stays whole.
         if let Some(version) = &version
-            && placement.job.is_none()
+            && rests(inner, &placement).await?
         {
             let before = jobs.len();
             change = start_deploys(inner, change, deployments, version, jobs, false).await?;
@@ -447,6 +460,17 @@ async fn update(
         inner.commit(change).await?;
     }
     Ok(certificate.into_inner().id)
+}
+
+/// Whether no job of the placement is at work: what is at work brings its own version, and waits for the deployments.
+async fn rests(inner: &Inner, placement: &Placement) -> Result<bool> {
+    let Some(job) = &placement.job else { return Ok(true) };
+    let Some(job) = inner.store.find::<Job>(job).await? else { return Ok(true) };
+    Ok(match job.state {
+        JobState::Attention => true,
+        JobState::Ready => job.due.is_some_and(|due| due > inner.clock.now()),
+        _ => false,
+    })
 }
 
 /// How a job that is open is joined.

@@ -112,6 +112,8 @@ struct One {
     deployment: Option<Stored<Deployment>>,
     report: Option<DeployReport>,
     stopped: bool,
+    /// Why it could not even be tried: that is nobody else's failure.
+    untried: Option<Error>,
     /// The job that waited for it and waits no longer.
     parent: Option<Id<Job>>,
 }
@@ -121,17 +123,28 @@ pub(super) async fn run(engine: &Inner, batch: Vec<Held>, cx: &Context) -> Resul
     let mut all = Vec::with_capacity(batch.len());
     let mut items = Vec::new();
     for held in batch {
-        let deployment: Option<Stored<Deployment>> =
-            engine.store.find(&Id::parse(&held.job.subject)?).await?;
+        let mut untried = None;
+        let deployment: Option<Stored<Deployment>> = match read(engine, &held.job).await {
+            Ok(deployment) => deployment,
+            Err(e) if e.kind() == ErrorKind::Unavailable => return Err(e),
+            Err(e) => {
+                untried = Some(e);
+                None
+            }
+        };
         let resumed = !held.job.step.is_null();
         let stopped = held.job.cancel && !resumed;
         if let Some(deployment) = &deployment
             && !stopped
-            && let Some(item) = item(engine, deployment).await?
         {
-            items.push(item);
+            match item(engine, deployment).await {
+                Ok(item) => items.extend(item),
+                // The store is away: that concerns all of them.
+                Err(e) if e.kind() == ErrorKind::Unavailable => return Err(e),
+                Err(e) => untried = Some(e),
+            }
         }
-        all.push(One { held, deployment, report: None, stopped, parent: None });
+        all.push(One { held, deployment, report: None, stopped, untried, parent: None });
     }
     let journal = JobJournal { engine, held: Mutex::new(all.iter().map(|one| one.held.clone()).collect()) };
     if !items.is_empty() {
@@ -151,6 +164,10 @@ pub(super) async fn run(engine: &Inner, batch: Vec<Held>, cx: &Context) -> Resul
         one.held = held;
     }
     commit(engine, all).await
+}
+
+async fn read(engine: &Inner, job: &Job) -> Result<Option<Stored<Deployment>>> {
+    engine.store.find(&Id::parse(&job.subject)?).await
 }
 
 /// What is to be done for a deployment; none if nothing is wanted there.
@@ -233,7 +250,8 @@ async fn commit(engine: &Inner, mut all: Vec<One>) -> Result<()> {
         }
         // A retry that went well mends its certificate's status; with a parent, that is the parent's business.
         let mut rolled_up = HashMap::new();
-        for one in all.iter().filter(|one| one.report.is_some() && one.parent.is_none()) {
+        let tried = |one: &&One| one.report.is_some() || one.untried.is_some();
+        for one in all.iter().filter(tried).filter(|one| one.parent.is_none()) {
             let overlay: Vec<&Deployment> = all.iter().filter_map(|one| one.deployment.as_deref()).collect();
             let id = &one.held.job.certificate;
             if !rolled_up.contains_key(id)
@@ -297,6 +315,25 @@ async fn refresh(engine: &Inner, one: &mut One, conflict: &Error) -> Result<()> 
 async fn conclude(engine: &Inner, one: &mut One, spread: f64) -> Result<bool> {
     let now = engine.clock.now();
     let job = &mut one.held.job;
+    if let Some(error) = one.untried.as_ref().filter(|_| !job.cancel || !job.step.is_null()) {
+        // Whatever its journal holds stays there.
+        let error = error.report();
+        if let Some(deployment) = &mut one.deployment {
+            deployment.at = Some(now);
+            deployment.error = Some(error.clone());
+            deployment.state = plan::state_after_failure(deployment.state, false, !job.step.is_null());
+        }
+        job.failures += 1;
+        job.last_error = Some(error.clone());
+        match plan::after_failure(&error, job.failures, now, spread) {
+            AfterFailure::Again(at) => one.held.wait_until(at),
+            AfterFailure::Attention => {
+                job.state = JobState::Attention;
+                job.due = None;
+            }
+        }
+        return Ok(true);
+    }
     let unfinished = one.report.as_ref().is_some_and(|report| report.unfinished);
     if !unfinished {
         job.step = Value::Null;
@@ -339,7 +376,7 @@ async fn conclude(engine: &Inner, one: &mut One, spread: f64) -> Result<bool> {
         return Ok(true);
     }
     let lost = report.outcome == DeployOutcome::RollbackFailed;
-    deployment.state = if lost { DeploymentState::RollbackFailed } else { DeploymentState::Failed };
+    deployment.state = plan::state_after_failure(deployment.state, lost, unfinished);
     job.failures += 1;
     job.last_error.clone_from(&report.error);
     let again = match &report.error {
@@ -374,11 +411,15 @@ fn event(engine: &Inner, one: &One) -> AuditEvent {
         (_, JobState::Cancelled) => "deployment.cancelled".to_owned(),
         (None, _) if one.stopped => "deployment.interrupted".to_owned(),
         (Some(report), _) => format!("deployment.{}", report.outcome.as_str()),
+        (None, _) if one.untried.is_some() => "deployment.failed".to_owned(),
         (None, _) => "deployment.skipped".to_owned(),
     };
     let mut event = one.held.event(engine, &action).with("deployment", &*one.held.job.subject);
     if let Some(deployment) = &one.deployment {
         event = event.with("target", deployment.target.as_str());
+    }
+    if let Some(error) = &one.untried {
+        event = event.with("error", error.to_string());
     }
     if let Some(report) = &one.report {
         event = event.with("version", report.version.as_str()).with("proved", report.proof.proved);

@@ -13,8 +13,7 @@ use crate::{
     },
     random,
     records::{
-        Attempt, AttemptState, AuditEvent, Certificate, CertificateStatus, Deployment, DeploymentState, Job,
-        JobState, Setback,
+        Attempt, AttemptState, AuditEvent, Certificate, CertificateStatus, Deployment, Job, JobState, Setback,
     },
     store::{Change, LeaseUse, StoreExt, Stored},
 };
@@ -37,12 +36,17 @@ impl From<Error> for Failure {
     }
 }
 
-/// Records a failure with every job of the batch that is still held here. Waits for a store that is away.
+/// How long a loop that shall end waits for a store that is away: the next one finds the steps where they stood.
+const LAST_WORDS: Duration = Duration::from_secs(10);
+
+/// Records a failure with every job of the batch that is still held here. Waits for a store that is away, unless the job loop
+/// shall end.
 pub(super) async fn record(engine: &Inner, batch: &[Held], failure: &Failure) {
     if is_conflict(&failure.error, "lease") {
         // Somebody else has taken over.
         return;
     }
+    let mut waited = Duration::ZERO;
     for held in batch {
         let mut pause = Duration::from_millis(100);
         loop {
@@ -50,8 +54,15 @@ pub(super) async fn record(engine: &Inner, batch: &[Held], failure: &Failure) {
                 Ok(()) => break,
                 // Lost, or deleted.
                 Err(e) if is_conflict(&e, "lease") || e.kind() == ErrorKind::NotFound => break,
+                Err(e) if engine.is_ending() && waited >= LAST_WORDS => {
+                    tracing::error!(job = %held.job.id, error = %e, "a job's failure could not be recorded");
+                    break;
+                }
                 Err(e) => {
                     tracing::error!(job = %held.job.id, error = %e, "a job's failure could not be recorded yet");
+                    if engine.is_ending() {
+                        waited += pause;
+                    }
                     engine.clock.pause(pause).await;
                     pause = (pause * 2).min(Duration::from_secs(10));
                 }
@@ -178,7 +189,8 @@ async fn deploy_failed(
     }
     let mut failed = None;
     if let Some(mut deployment) = engine.store.find::<Deployment>(&Id::parse(&held.job.subject)?).await? {
-        deployment.state = DeploymentState::Failed;
+        let unfinished = !held.job.step.is_null();
+        deployment.state = plan::state_after_failure(deployment.state, false, unfinished);
         deployment.error = Some(report.clone());
         deployment.at = Some(engine.clock.now());
         change = change.update(&deployment)?;

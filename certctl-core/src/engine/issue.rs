@@ -163,6 +163,7 @@ async fn request(engine: &Inner, held: &mut Held, cx: &Context, generation: u32)
         created: now,
         handle: None,
         state: AttemptState::Open,
+        rejected: None,
     };
     held.set_step(&Step::Submit { attempt: attempt.id.clone(), generation, asked: true })?;
     let event = held.event(engine, "attempt.created").with("attempt", attempt.id.as_str());
@@ -467,6 +468,16 @@ async fn record(
         )
         .with("attempt", &attempt.id)
         .with("serial", chain.leaf().serial());
+        let event = held
+            .event(engine, "certificate.rejected")
+            .with("attempt", attempt.id.as_str())
+            .with("serial", chain.leaf().serial().to_string())
+            .with("fingerprint", chain.leaf().fingerprint().to_string());
+        attempt.rejected = Some(chain);
+        // Without it, the certificate is refused all the same.
+        if let Err(e) = held.save(engine, event, LeaseUse::Keep, |change| change.update(&attempt)).await {
+            tracing::warn!(attempt = %attempt.id, error = %e, "the certificate that was refused could not be kept");
+        }
         return Err(Failure {
             error,
             step: Some(Step::Request { generation: generation + 1 }),

@@ -31,7 +31,7 @@ use std::{
     fmt::Debug,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
 };
 
@@ -75,6 +75,8 @@ pub(crate) struct Inner {
     /// set back.
     latest: AtomicI64,
     wake: channel::Sender<u64>,
+    /// Whether the job loop of this process shall end.
+    ending: AtomicBool,
     events: broadcast::Sender<crate::records::AuditEvent>,
     /// Jobs that this process is stepping, and how to ask them to stop.
     running: Mutex<HashMap<Id<Job>, Running>>,
@@ -117,6 +119,15 @@ impl Inner {
         let now = self.clock.now();
         let latest = Timestamp::from_millis(self.latest.swap(now.as_millis(), Ordering::Relaxed));
         (now, (now < latest).then_some(latest))
+    }
+
+    /// Whether the job loop shall end, so that nothing waits for long any more.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_ending(&self, ending: bool) {
+        self.ending.store(ending, Ordering::Relaxed);
     }
 
     pub(crate) fn wake(&self) {

@@ -189,6 +189,13 @@ pub fn status<'a>(
     if deployments.into_iter().all(in_place) { CertificateStatus::Active } else { CertificateStatus::Partial }
 }
 
+/// How a deployment stands after a try that failed; `lost` if what was there could not be brought back. As long as a journal
+/// says that there is something to bring back (`unfinished`), a later failure for another reason hides nothing.
+pub fn state_after_failure(before: DeploymentState, lost: bool, unfinished: bool) -> DeploymentState {
+    let still = unfinished && before == DeploymentState::RollbackFailed;
+    if lost || still { DeploymentState::RollbackFailed } else { DeploymentState::Failed }
+}
+
 /// The versions whose keys nothing needs any more: no deployment has or wants them, and they are not the newest.
 pub fn forgettable(
     versions: &[impl Deref<Target = Version>],

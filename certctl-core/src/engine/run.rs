@@ -42,6 +42,7 @@ impl Engine {
         let mut sweeps = JoinSet::new();
         let mut changes = inner.changes();
         let mut turn = Turn::new(inner.clone());
+        inner.set_ending(false);
         tokio::pin!(until);
         loop {
             changes.mark_unchanged();
@@ -93,6 +94,7 @@ impl Engine {
                 report(done);
             }
         }
+        inner.set_ending(true);
         while let Some(done) = tasks.join_next().await {
             report(done);
         }

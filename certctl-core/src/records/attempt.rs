@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Csr, Handle, Id, Identified, Key, SubjectAltName, Timestamp,
+    Chain, Csr, Handle, Id, Identified, Key, SubjectAltName, Timestamp,
     records::{Certificate, IssuerRecord, KeyPolicy, Placement, Profile},
     store::{Column, ColumnValue, Kind, Record, columns_of},
 };
@@ -36,6 +36,9 @@ pub struct Attempt {
     pub handle: Option<Handle>,
     /// What became of it.
     pub state: AttemptState,
+    /// The certificate that the CA gave and that was not what was asked for: it exists, and may have to be revoked there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejected: Option<Chain>,
 }
 
 impl Attempt {
