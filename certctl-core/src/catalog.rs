@@ -21,7 +21,7 @@ pub struct Catalog {
     issuers: HashMap<Box<str>, Arc<dyn Issuer>>,
     targets: HashMap<Box<str>, (Arc<dyn Target>, Vec<Endpoint>)>,
     built_issuers: Mutex<HashMap<Box<str>, (IssuerRecord, Arc<dyn Issuer>)>>,
-    /// Few: one for each configuration that is in use.
+    /// Few: one for each configuration that is in use. What was used last is last.
     built_solvers: Mutex<Vec<(SolverSpec, Arc<dyn Solver>)>>,
 }
 
@@ -120,18 +120,27 @@ impl Catalog {
         const KEPT: usize = 64;
         let kind = self.parts.connectors.solver(&spec.kind)?;
         let mut spec = spec.clone();
+        spec.explicit = false;
         if kind.shared {
             spec.owner = None;
         }
         let mut built = self.built_solvers.lock().await;
-        if let Some((_, solver)) = built.iter().find(|(of, _)| *of == spec) {
-            return Ok(solver.clone());
+        if let Some(known) = built.iter().position(|(of, _)| *of == spec) {
+            let known = built.remove(known);
+            let solver = known.1.clone();
+            built.push(known);
+            return Ok(solver);
         }
         let owner = Id::<IssuerRecord>::parse(spec.owner.as_deref().unwrap_or("iss-unknown"))?;
         let env = self.parts.env(&owner);
         let solver = kind.connect(&spec.config, env).await?;
-        if built.len() >= KEPT {
-            built.remove(0);
+        // One that is shared may hold a port, and answers that are shown there: it stays.
+        let replaceable =
+            |(of, _): &(SolverSpec, _)| self.parts.connectors.solver(&of.kind).is_ok_and(|kind| !kind.shared);
+        if built.iter().filter(|one| replaceable(one)).count() >= KEPT
+            && let Some(longest_unused) = built.iter().position(replaceable)
+        {
+            built.remove(longest_unused);
         }
         built.push((spec, solver.clone()));
         Ok(solver)

@@ -238,7 +238,7 @@ pub struct Challenge {
     /// For challenges in the DNS: the record to show.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub txt: Option<TxtRecord>,
-    /// Who shows it, unless a solver of the process does.
+    /// Who shows it, unless a solver of the process does; before those, if it is explicit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub solver: Option<SolverSpec>,
 }

@@ -23,7 +23,7 @@ pub trait Solver: Send + Sync + Debug {
     async fn retract(&self, cx: &Context, challenge: &Challenge) -> Result<()>;
 }
 
-/// Which solver shows a challenge, where no solver of the process does: a kind of the solvers' table and its configuration,
+/// Which solver shows a challenge, before or after the process's own: a kind of the solvers' table and its configuration,
 /// as a value, so that it can travel to whoever the name points to.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -37,6 +37,10 @@ pub struct SolverSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(skip)]
     pub owner: Option<Box<str>>,
+    /// Whether somebody chose it, so that it goes before the process's own solvers; otherwise it is what there is besides.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[schemars(skip)]
+    pub explicit: bool,
 }
 
 impl SolverSpec {
@@ -56,7 +60,7 @@ impl SolverSpec {
                 "give its secrets as environment variables or files",
             )
         })?;
-        Ok(Self { kind: C::KIND.into(), config, owner: None })
+        Ok(Self { kind: C::KIND.into(), config, owner: None, explicit: false })
     }
 }
 

@@ -224,7 +224,8 @@ async fn the_ca_is_answered_by_a_process_that_did_not_order() {
     let mut serving = JoinSet::new();
     serving.spawn(async move { axum::serve(port, app).await });
 
-    let engine = world.builder(world.acme()).await.answers_http01().build().await.unwrap();
+    let acme = Acme { http_address: None, ..world.acme() };
+    let engine = world.builder(acme).await.answers_http01().build().await.unwrap();
     let running = Running::start(&engine);
     drop(engine.want(&actor(), spec("web.test").dns("www.web.test")).await.unwrap());
     let active = async || engine.certificate("web").await.unwrap().status == CertificateStatus::Active;
@@ -237,7 +238,7 @@ async fn names_get_their_certificates_at_the_first_handshake() {
     let Some(world) = World::new(|_| ()).await else { return };
     let resolver = Arc::new(TlsResolver::new());
     let store = SqliteStore::open(world.dir.path().join("certs.db")).await.unwrap();
-    let acme: Acme = world.tls_alpn();
+    let acme = Acme { tls_address: None, ..world.tls_alpn() };
     let engine = Engine::builder(store).issuer("ca", acme).solver(resolver.clone()).build().await.unwrap();
     let running = Running::start(&engine);
     let limits = OnDemandLimits { per_hour: 2, deadline: DEADLINE, ..OnDemandLimits::default() };

@@ -17,6 +17,7 @@ mod axum_server;
 #[cfg(all(feature = "acme", feature = "axum", feature = "dns"))]
 mod axum_tls;
 mod batch;
+mod chosen_solver;
 mod clock;
 mod demo;
 #[cfg(feature = "dns")]

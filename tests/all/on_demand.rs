@@ -250,6 +250,141 @@ async fn a_ca_that_lets_one_wait_is_waited_for_by_so_many_at_the_same_time() {
 }
 
 #[tokio::test]
+async fn a_flood_of_names_is_refused_at_once() {
+    let rig = Rig::new(Recovery::Idempotent, false).await;
+    let engine = rig.engine().await;
+    let resolver = Arc::new(TlsResolver::new());
+    let decided = Arc::new(tokio::sync::Semaphore::new(0));
+    let gate = decided.clone();
+    let limits = OnDemandLimits { names_at_once: 3, ..OnDemandLimits::default() };
+    let on_demand = OnDemand::new(&engine, &resolver, "ca", limits, move |_| {
+        let gate = gate.clone();
+        async move {
+            gate.acquire().await.unwrap().forget();
+            Ok(true)
+        }
+    });
+    let mut waiting = tokio::task::JoinSet::new();
+    for number in 0..20 {
+        let on_demand = on_demand.clone();
+        waiting.spawn(async move { on_demand.prepare(Some(&format!("n{number}.test"))).await });
+    }
+    for _ in 0..17 {
+        let refused = waiting.join_next().await.unwrap().unwrap().unwrap_err();
+        assert_eq!((refused.kind(), refused.retry()), (ErrorKind::RateLimited, Retry::Backoff));
+    }
+    // Who asks for a name that is being looked into waits with the others.
+    let (again, name) = (on_demand.clone(), "n0.test");
+    decided.add_permits(20);
+    for done in waiting.join_all().await {
+        done.unwrap();
+    }
+    assert_eq!(rig.ca.issued().len(), 3);
+    again.prepare(Some(name)).await.expect("that they were too many is not held against names");
+}
+
+#[tokio::test]
+async fn a_decision_that_takes_too_long_is_a_no() {
+    let rig = Rig::new(Recovery::Idempotent, false).await;
+    let engine = rig.engine().await;
+    let resolver = Arc::new(TlsResolver::new());
+    let limits = OnDemandLimits { decide_within: Duration::from_millis(20), ..OnDemandLimits::default() };
+    let on_demand = OnDemand::new(&engine, &resolver, "ca", limits, |_| std::future::pending());
+    let refused = on_demand.prepare(Some("web.test")).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unavailable);
+    assert!(refused.message().contains("not decided in time"), "{refused}");
+    assert_eq!(rig.ca.issued().len(), 0);
+}
+
+#[tokio::test]
+async fn a_name_that_is_forgotten_is_neither_served_nor_renewed_until_it_is_decided_anew() {
+    let server = Server::new().await;
+    server.prepare("web.test").await.unwrap();
+    let denied = server.on_demand.forget(&Actor::new("somebody", Role::Viewer), "web.test").await;
+    assert_eq!(denied.unwrap_err().kind(), ErrorKind::Denied);
+    assert!(server.current("web.test").is_some());
+    for _ in 0..2 {
+        server.on_demand.forget(&actor(), "WEB.test").await.unwrap();
+        assert_eq!(server.current("web.test"), None);
+    }
+    server.on_demand.forget(&actor(), "never.test").await.unwrap();
+
+    // What is due by its age is left alone.
+    server.rig.clock.advance(Duration::from_secs(80 * 86_400));
+    let running = crate::world::Running::start(&server.engine);
+    server.engine.ensure(&actor(), spec()).await.unwrap();
+    running.stop().await;
+    let certificate = server.engine.certificate("on-demand:web.test").await.unwrap();
+    assert_eq!(server.engine.versions(&certificate.id).await.unwrap().len(), 1);
+
+    // Neither is it served from the store without a yes.
+    let server = Server::with(server.rig, OnDemandLimits::default()).await;
+    server.prepare("web.test").await.unwrap();
+    assert_eq!(server.asked(), 1);
+    assert_eq!(server.engine.versions(&certificate.id).await.unwrap().len(), 2, "it is renewed again");
+    assert!(server.current("web.test").is_some());
+    server.rig.clock.advance(2 * MINUTE);
+    server.prepare("web.test").await.unwrap();
+    assert_eq!(server.asked(), 1);
+}
+
+#[tokio::test]
+async fn a_certificate_past_half_of_its_life_is_decided_about_again() {
+    let rig = Rig::new(Recovery::Idempotent, false).await;
+    let engine = rig.engine().await;
+    let resolver = Arc::new(TlsResolver::new());
+    let (allowed, asked) = (Arc::new(AtomicUsize::new(1)), Arc::new(AtomicUsize::new(0)));
+    let (allow, count) = (allowed.clone(), asked.clone());
+    let on_demand = OnDemand::new(&engine, &resolver, "ca", OnDemandLimits::default(), move |_| {
+        count.fetch_add(1, Ordering::Relaxed);
+        let answer = match allow.load(Ordering::Relaxed) {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(Error::unavailable("the list of names is away")),
+        };
+        async move { answer }
+    });
+    let prepare = async || on_demand.prepare(Some("web.test")).await;
+    let asked_times = async |times: usize| {
+        let asking = async {
+            while asked.load(Ordering::Relaxed) < times {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, asking).await.expect("it is asked again");
+    };
+    let served = || resolver.current("on-demand:web.test").is_some();
+    prepare().await.unwrap();
+    rig.clock.advance(Duration::from_secs(40 * 86_400));
+    prepare().await.unwrap();
+    assert_eq!(asked.load(Ordering::Relaxed), 1, "it is young");
+    rig.clock.advance(Duration::from_secs(10 * 86_400));
+    for (answer, times) in [(1, 2), (2, 3)] {
+        allowed.store(answer, Ordering::Relaxed);
+        prepare().await.unwrap();
+        asked_times(times).await;
+        assert!(served(), "no answer is no no");
+        rig.clock.advance(61 * MINUTE);
+    }
+    allowed.store(0, Ordering::Relaxed);
+    prepare().await.expect("what is there serves while it is asked");
+    asked_times(4).await;
+    let gone = async {
+        while served() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, gone).await.expect("it is not served any more");
+    let refused = async {
+        while prepare().await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, refused).await.expect("it is refused");
+    assert_eq!(rig.ca.issued().len(), 1);
+}
+
+#[tokio::test]
 async fn a_name_that_is_served_already_is_left_alone() {
     let server = Server::new().await;
     server.engine.ensure(&actor(), spec()).await.unwrap();

@@ -66,7 +66,7 @@ impl Rig {
     }
 
     pub fn builder_with(&self, ca: Arc<dyn Issuer>) -> EngineBuilder {
-        let files = Files { cert_path: CERT.into(), key_path: KEY.into(), ..Default::default() };
+        let files = self.target();
         let (json, keys) = (self.json, self.keys.clone());
         Engine::builder(self.home())
             .clock(Arc::new(self.clock.clone()))
@@ -76,6 +76,10 @@ impl Rig {
                 let local: Arc<dyn Worker> = Arc::new(local);
                 if json { Arc::new(JsonWorker::new(local, keys)) } else { local }
             })
+    }
+
+    pub fn target(&self) -> Files {
+        Files { cert_path: CERT.into(), key_path: KEY.into(), ..Default::default() }
     }
 
     /// As after a restart: everything in memory is gone, what is stored stays.

@@ -3,8 +3,8 @@ use std::{fmt, fmt::Debug, sync::Arc};
 use futures_util::future::BoxFuture;
 
 use crate::{
-    Env, Issuer, Result, Target, Violation, WriteMode,
-    connectors::{IssuerConfig, Site, TargetConfig},
+    Env, Issuer, Result, Sealer, Target, Violation, WriteMode,
+    connectors::{Connectors, IssuerConfig, Sealing, Site, TargetConfig, seal_solvers},
     host::Endpoint,
     records::{Place, Probe},
 };
@@ -14,7 +14,10 @@ pub struct IssuerDeclaration {
     pub(crate) kind: String,
     /// What is wrong with its configuration.
     violations: Vec<Violation>,
-    pub(crate) connect: Box<dyn FnOnce(Env) -> BoxFuture<'static, Result<Arc<dyn Issuer>>> + Send>,
+    /// With what the solvers in its configuration are checked and sealed with.
+    pub(crate) connect: Box<
+        dyn FnOnce(Env, Arc<Connectors>, Arc<Sealer>) -> BoxFuture<'static, Result<Arc<dyn Issuer>>> + Send,
+    >,
 }
 
 impl IssuerDeclaration {
@@ -29,7 +32,18 @@ impl<C: IssuerConfig> From<C> for IssuerDeclaration {
         Self {
             kind: C::KIND.to_owned(),
             violations: config.check(),
-            connect: Box::new(|env| config.connect(env)),
+            connect: Box::new(|env, connectors, sealer| {
+                let mut config = config;
+                Box::pin(async move {
+                    let with = Sealing {
+                        connectors: &connectors,
+                        sealer: &sealer,
+                        owner: (env.owner.0, &env.owner.1),
+                    };
+                    seal_solvers(with, config.solvers())?;
+                    config.connect(env).await
+                })
+            }),
         }
     }
 }
@@ -39,7 +53,7 @@ impl From<Arc<dyn Issuer>> for IssuerDeclaration {
         Self {
             kind: issuer.kind().to_owned(),
             violations: Vec::new(),
-            connect: Box::new(|_| Box::pin(async move { Ok(issuer) })),
+            connect: Box::new(|_, _, _| Box::pin(async move { Ok(issuer) })),
         }
     }
 }

@@ -17,7 +17,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
-    Env, Error, Issuer, Notifier, Result, Solver, Target, Violation, WriteMode,
+    Env, Error, Issuer, Notifier, Result, Solver, SolverSpec, Target, Violation, WriteMode,
     files::OnHost,
     host::{Endpoint, Host},
     target::FileTarget,
@@ -25,7 +25,7 @@ use crate::{
 
 pub(crate) use config::escaped;
 pub(crate) use declare::TargetBuilder;
-pub(crate) use seal::{Sealing, seal};
+pub(crate) use seal::{Sealing, seal, seal_solvers};
 
 pub use config::read_config;
 pub use declare::{IssuerDeclaration, TargetConfigExt, TargetDeclaration};
@@ -43,6 +43,12 @@ pub trait IssuerConfig: Serialize + DeserializeOwned + JsonSchema + Debug + Send
 
     /// What is wrong with it, all of it.
     fn check(&self) -> Vec<Violation> {
+        Vec::new()
+    }
+
+    /// The solvers that are part of it, each with the JSON pointer to its field. Where the configuration is declared in a
+    /// program's code, they are checked and their secrets sealed through this: they become part of stored jobs.
+    fn solvers(&mut self) -> Vec<(&'static str, &mut SolverSpec)> {
         Vec::new()
     }
 

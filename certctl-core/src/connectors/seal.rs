@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{Connectors, escaped};
-use crate::{Error, Result, SealedAt, Sealer, Secret, Violation, secret::SECRET_SCHEMA};
+use crate::{Error, Result, SealedAt, Sealer, Secret, SolverSpec, Violation, secret::SECRET_SCHEMA};
 
 /// What sealing needs.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +29,23 @@ pub(crate) fn seal(
     let no_definitions = Map::new();
     let definitions = schema.get("$defs").and_then(Value::as_object).unwrap_or(&no_definitions);
     walk.value(definitions, schema, config, known, &mut Place::default())?;
+    if walk.wrong.is_empty() { Ok(()) } else { Err(Error::invalid(walk.wrong)) }
+}
+
+/// The same for the solvers of an issuer's configuration, each with the JSON pointer to its field. Each becomes the
+/// record's own.
+///
+/// # Errors
+/// `Invalid` with what is wrong with them.
+pub(crate) fn seal_solvers(with: Sealing<'_>, solvers: Vec<(&'static str, &mut SolverSpec)>) -> Result<()> {
+    let mut walk = Walk { with, wrong: Vec::new() };
+    for (pointer, spec) in solvers {
+        let mut value = json!({ "kind": spec.kind, "config": spec.config });
+        let place = Place { pointer: pointer.to_owned(), ..Place::default() };
+        walk.solver(&mut value, None, &place)?;
+        spec.config = value["config"].take();
+        spec.owner = Some(with.owner.1.into());
+    }
     if walk.wrong.is_empty() { Ok(()) } else { Err(Error::invalid(walk.wrong)) }
 }
 

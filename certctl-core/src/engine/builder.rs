@@ -215,7 +215,8 @@ async fn declare_issuer(
             break record;
         }
     };
-    let issuer = (declaration.connect)(parts.env(&record.id)).await?;
+    let env = parts.env(&record.id);
+    let issuer = (declaration.connect)(env, parts.connectors.clone(), parts.sealer.clone()).await?;
     catalog.declare_issuer(record.id.as_str(), issuer);
     Ok(())
 }

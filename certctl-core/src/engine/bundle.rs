@@ -1,10 +1,15 @@
 //! A certificate with its key, for a program that serves it itself.
 
+use std::sync::Arc;
+
 use crate::{
-    Actor, Bundle, Error, ErrorKind, Permission, Result,
-    engine::{Engine, Inner},
+    Actor, Bundle, Error, ErrorKind, Id, Permission, Result,
+    engine::{
+        Engine, Inner, JobWatch,
+        commands::{again_if_stale, event},
+    },
     records::{Certificate, Placement, Version},
-    store::{StoreExt, Stored},
+    store::{Change, StoreExt, Stored},
 };
 
 impl Engine {
@@ -38,10 +43,54 @@ impl Inner {
     }
 }
 
+impl Inner {
+    /// No renewal comes by itself from now on, until somebody asks for one. One that is under way is cancelled, if it still can
+    /// be.
+    pub(super) async fn stop_renewing(
+        self: &Arc<Self>,
+        actor: &Actor,
+        certificate: &Id<Certificate>,
+    ) -> Result<()> {
+        let engine = Engine { inner: self.clone() };
+        let jobs: Vec<_> = placements(self, certificate)
+            .await?
+            .iter()
+            .filter_map(|placement| placement.job.clone())
+            .collect();
+        for job in &jobs {
+            engine.cancel(actor, job).await?;
+        }
+        if !jobs.is_empty() {
+            let watch = JobWatch { engine: self.clone(), certificate: certificate.clone(), jobs };
+            watch.step().await?;
+        }
+        again_if_stale(|| async {
+            let mut change = Change::new(event(self, actor, "renewals.stopped", certificate));
+            let mut writes = false;
+            for mut placement in placements(self, certificate).await? {
+                if placement.renew_at.is_some() || placement.ask_at.is_some() {
+                    placement.renew_at = None;
+                    placement.ask_at = None;
+                    change = change.update(&placement)?;
+                    writes = true;
+                }
+            }
+            if writes {
+                self.commit(change).await?;
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+async fn placements(engine: &Inner, certificate: &Id<Certificate>) -> Result<Vec<Stored<Placement>>> {
+    engine.store.list_by("certificate", certificate.into()).await
+}
+
 /// The newest version of the placement that has the newest; ids sort by time.
 pub(super) async fn newest(engine: &Inner, certificate: &Certificate) -> Result<Option<Version>> {
-    let placements: Vec<Stored<Placement>> =
-        engine.store.list_by("certificate", (&certificate.id).into()).await?;
+    let placements = placements(engine, &certificate.id).await?;
     match placements.iter().filter_map(|placement| placement.version.as_ref()).max() {
         Some(version) => Ok(engine.store.find(version).await?.map(Stored::into_inner)),
         None => Ok(None),

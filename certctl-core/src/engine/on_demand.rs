@@ -15,10 +15,10 @@ use futures_util::{
 use tokio::sync::Semaphore;
 
 use crate::{
-    Actor, CertificateSpec, Effect, Error, ErrorKind, ErrorReport, Id, Result, Retry, SubjectAltName,
-    Timestamp, TlsResolver,
+    Actor, CertificateSpec, Effect, Error, ErrorKind, ErrorReport, Id, Permission, Result, Retry,
+    SubjectAltName, Timestamp, TlsResolver,
     engine::{Engine, bundle, issue},
-    records::{Certificate, CertificateStatus, Job, JobState, Version},
+    records::{Certificate, CertificateStatus, Job, JobState, Placement, Version},
     store::{Query, Select, StoreExt, Stored, Test},
 };
 
@@ -30,6 +30,10 @@ pub struct OnDemandLimits {
     pub per_hour: usize,
     /// How many are being obtained at the same time, by this process.
     pub at_once: usize,
+    /// How many names are looked into at the same time; a client that asks for a further one is refused at once.
+    pub names_at_once: usize,
+    /// How long `decide` may take; longer counts as a no.
+    pub decide_within: Duration,
     /// How long a handshake waits for a certificate. Obtaining it goes on, for the next handshake.
     pub deadline: Duration,
     /// How long a name that was refused, or whose certificate could not be had, is not tried again.
@@ -37,9 +41,16 @@ pub struct OnDemandLimits {
 }
 
 impl Default for OnDemandLimits {
-    /// 50 an hour, 8 at the same time, 30 seconds, 5 minutes.
+    /// 50 an hour, 8 at the same time; 256 names, 10 seconds for a decision; 30 seconds for a handshake, 5 minutes' pause.
     fn default() -> Self {
-        Self { per_hour: 50, at_once: 8, deadline: Duration::from_secs(30), pause: Duration::from_secs(300) }
+        Self {
+            per_hour: 50,
+            at_once: 8,
+            names_at_once: 256,
+            decide_within: Duration::from_secs(10),
+            deadline: Duration::from_secs(30),
+            pause: Duration::from_secs(300),
+        }
     }
 }
 
@@ -49,7 +60,10 @@ impl Default for OnDemandLimits {
 /// A name that has no certificate is put to `decide` first. Without that, whoever points names at a server has it order
 /// certificates until the CA says no.
 ///
-/// [`Engine::run`] has to run: it renews what was obtained, and polls CAs that let one wait.
+/// [`Engine::run`] has to run: it renews what was obtained, and polls CAs that let one wait. It renews also names that nobody
+/// asks for any more, and does not ask `decide`. `decide` is asked again by clients' handshakes, in the second half of a
+/// certificate's life and once an hour at most, which is before a renewal as a rule; a name that it refuses then is forgotten
+/// ([`OnDemand::forget`]).
 #[derive(Clone)]
 pub struct OnDemand(Arc<Inner>);
 
@@ -80,10 +94,14 @@ struct Installed {
     not_after: Timestamp,
     /// When the store was asked last.
     looked: Timestamp,
+    /// When `decide` was asked last, if it was.
+    decided: Option<Timestamp>,
 }
 
 /// How long a name's newest version is taken for granted.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// How often `decide` is asked again, at most, about a name that has a certificate in the second half of its life.
+const DECIDE_AGAIN: Duration = HOUR;
 /// How many refusals are remembered: names come from anybody.
 const REFUSALS: usize = 10_000;
 /// How long obtaining one certificate may take a place among those at the same time.
@@ -122,10 +140,11 @@ impl OnDemand {
     /// ([`TlsResolver::asks_for_challenge`]): its question must not wait for the certificate.
     ///
     /// However many handshakes wait for one name, one certificate is ordered; who goes away cancels nothing. A name that is in
-    /// the store, from an earlier life of this process or from another process, is not put to `decide` again.
+    /// the store, from an earlier life of this process or from another process, is not put to `decide` again before the second
+    /// half of its certificate's life.
     ///
     /// # Errors
-    /// `Invalid` for what is no DNS name, `Denied` if `decide` says no, `RateLimited` beyond the limit, `Unavailable` if the
+    /// `Invalid` for what is no DNS name, `Denied` if `decide` says no, `RateLimited` beyond a limit, `Unavailable` if the
     /// certificate does not come in time, and why it could not be had.
     pub async fn prepare(&self, server_name: Option<&str>) -> Result<()> {
         let Some(server_name) = server_name else { return Ok(()) };
@@ -135,10 +154,12 @@ impl OnDemand {
             Look::Refused(error) => return Err(error),
             Look::Old => {
                 // What there is still serves.
-                drop(self.obtain(&name));
+                if let Err(error) = self.obtain(&name) {
+                    tracing::debug!(name, %error, "whether there is a newer certificate is looked into later");
+                }
                 return Ok(());
             }
-            Look::Missing => self.obtain(&name),
+            Look::Missing => self.obtain(&name)?,
         };
         match tokio::time::timeout(self.0.limits.deadline, under_way).await {
             Ok(done) => done,
@@ -146,11 +167,26 @@ impl OnDemand {
         }
     }
 
+    /// Serves this name no longer, and stops renewing its certificate, which stays in the store. The next client that asks for
+    /// the name has it put to `decide`. Other processes on the store go on serving what they have until they ask `decide`
+    /// again.
+    ///
+    /// # Errors
+    /// `Invalid` for what is no DNS name, those of the store, `Denied` if the actor may not.
+    pub async fn forget(&self, actor: &Actor, name: &str) -> Result<()> {
+        actor.require(Permission::ManageCertificates)?;
+        self.0.forget(actor, &dns_name(name)?).await
+    }
+
     /// Joins what is under way for this name, or begins.
-    fn obtain(&self, name: &str) -> Shared<BoxFuture<'static, Result<()>>> {
+    fn obtain(&self, name: &str) -> Result<Shared<BoxFuture<'static, Result<()>>>> {
         let mut names = self.0.names();
         if let Some(under_way) = names.under_way.get(name) {
-            return under_way.clone();
+            return Ok(under_way.clone());
+        }
+        if names.under_way.len() >= self.0.limits.names_at_once.max(1) {
+            let message = format!("too many names are asked for at the same time to look into {name}");
+            return Err(Error::new(ErrorKind::RateLimited, message));
         }
         let (inner, wanted) = (self.0.clone(), name.to_owned());
         let task = tokio::spawn(async move {
@@ -167,7 +203,7 @@ impl OnDemand {
         };
         let under_way = under_way.boxed().shared();
         names.under_way.insert(name.to_owned(), under_way.clone());
-        under_way
+        Ok(under_way)
     }
 }
 
@@ -263,18 +299,17 @@ impl Inner {
                 self.names().installed.remove(name);
                 return Err(Error::new(ErrorKind::Denied, format!("the certificate for {name} was revoked")));
             }
-            if self.install(name, certificate).await? {
-                return Ok(());
+            // One that was forgotten is as good as new.
+            if !self.is_forgotten(certificate).await? && self.install(name, certificate).await? {
+                return self.decide_again(name).await;
             }
         }
-        if !(self.decide)(name.to_owned()).await? {
-            return Err(Error::new(ErrorKind::Denied, format!("{name} shall have no certificate here")));
-        }
+        self.decide(name).await?;
+        self.count(name).await?;
         let _place =
             self.at_once.acquire().await.map_err(|e| {
                 Error::internal("the places for certificates on demand are gone").with_source(e)
             })?;
-        self.count(name).await?;
         let certificate = self.issue(name, known.as_deref()).await?;
         if self.install(name, &certificate).await? {
             return Ok(());
@@ -283,6 +318,62 @@ impl Inner {
             ErrorKind::Precondition,
             format!("the key of the certificate for {name} is not held here"),
         ))
+    }
+
+    async fn decide(&self, name: &str) -> Result<()> {
+        let deciding = (self.decide)(name.to_owned());
+        match tokio::time::timeout(self.limits.decide_within, deciding).await {
+            Ok(Ok(true)) => Ok(()),
+            Ok(Ok(false)) => {
+                Err(Error::new(ErrorKind::Denied, format!("{name} shall have no certificate here")))
+            }
+            Ok(Err(error)) => Err(error.during(format!("deciding about {name}"))),
+            Err(_) => Err(Error::unavailable(format!("it was not decided in time about {name}"))),
+        }
+    }
+
+    /// Whether what is installed may go on being served, and renewed.
+    async fn decide_again(&self, name: &str) -> Result<()> {
+        let now = self.now();
+        let Some(installed) = self.names().installed.get(name).cloned() else { return Ok(()) };
+        let half = installed.not_before + installed.not_after.since(installed.not_before) / 2;
+        let fresh = installed.decided.is_some_and(|at| at <= now && now < at + DECIDE_AGAIN);
+        if now < half || fresh {
+            return Ok(());
+        }
+        match self.decide(name).await {
+            Err(error) if error.kind() == ErrorKind::Denied => {
+                self.forget(&Actor::engine(), name).await?;
+                return Err(error);
+            }
+            // What is served already goes on until somebody says no.
+            Err(error) => tracing::warn!(name, %error, "it could not be decided again"),
+            Ok(()) => {}
+        }
+        if let Some(installed) = self.names().installed.get_mut(name) {
+            installed.decided = Some(now);
+        }
+        Ok(())
+    }
+
+    async fn forget(&self, actor: &Actor, name: &str) -> Result<()> {
+        if let Some(certificate) = self.known(name).await? {
+            self.engine.inner.stop_renewing(actor, &certificate.id).await?;
+        }
+        self.names().installed.remove(name);
+        self.resolver.remove(&slot(name));
+        Ok(())
+    }
+
+    /// Whether nothing renews it any more.
+    async fn is_forgotten(&self, certificate: &Certificate) -> Result<bool> {
+        let store = &self.engine.inner.store;
+        let placements: Vec<Stored<Placement>> =
+            store.list_by("certificate", (&certificate.id).into()).await?;
+        let stopped = |placement: &Stored<Placement>| {
+            placement.version.is_some() && placement.job.is_none() && placement.renew_at.is_none()
+        };
+        Ok(!placements.is_empty() && placements.iter().all(stopped))
     }
 
     async fn known(&self, name: &str) -> Result<Option<Stored<Certificate>>> {
@@ -301,6 +392,7 @@ impl Inner {
             not_before: version.not_before,
             not_after: version.not_after,
             looked: now,
+            decided: self.names().installed.get(name).and_then(|known| known.decided),
         };
         let same = self.names().installed.get(name).is_some_and(|known| known.version == installed.version);
         if !same {
@@ -348,17 +440,29 @@ impl Inner {
             }
         }
         let spec = CertificateSpec::new(slot(name)).dns(name).issuer(&self.issuer);
-        let watch = self.engine.want(&actor, spec).await?;
+        let mut watch = self.engine.want(&actor, spec).await?;
+        if let Some(certificate) = known
+            && self.is_forgotten(certificate).await?
+        {
+            watch = self.engine.renew(&actor, certificate.id.as_str()).await?;
+        }
         let engine = &self.engine.inner;
+        let before = match known {
+            Some(certificate) => bundle::newest(engine, certificate).await?.map(|version| version.id),
+            None => None,
+        };
         let mut changes = engine.changes();
         loop {
             changes.mark_unchanged();
             let certificate = watch.step().await?;
             let now = self.now();
-            if certificate.not_after.is_some_and(|end| now < end) {
+            let valid = certificate.not_after.is_some_and(|end| now < end);
+            let jobs = self.open_jobs(&certificate.id).await?;
+            if valid
+                && (jobs.is_empty() || before != bundle::newest(engine, &certificate).await?.map(|v| v.id))
+            {
                 return Ok(certificate);
             }
-            let jobs = self.open_jobs(&certificate.id).await?;
             if jobs.is_empty() {
                 return Err(failed(name, certificate.reason.clone()));
             }

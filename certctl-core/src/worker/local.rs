@@ -42,9 +42,10 @@ impl LocalWorker {
         Ok(Member { item, target, bundle, prober })
     }
 
-    /// The process's own solvers come first: what it serves itself is where the CA will look.
+    /// The process's own solvers come first, for what it serves itself is where the CA will look, unless another was chosen.
     async fn solver(&self, challenge: &Challenge) -> Result<Arc<dyn Solver>> {
-        if let Some(solver) = self.solvers.iter().find(|solver| solver.solves(challenge)) {
+        let chosen = challenge.solver.as_ref().is_some_and(|spec| spec.explicit);
+        if !chosen && let Some(solver) = self.solvers.iter().find(|solver| solver.solves(challenge)) {
             return Ok(solver.clone());
         }
         if let Some(spec) = &challenge.solver {

@@ -140,13 +140,19 @@ fn bad_token(error: Error) -> Error {
     Error::new(ErrorKind::BadResponse, "the ACME server's challenge can't be used").with_source(error)
 }
 
-/// Who shows it, unless the program does itself.
+/// Who shows it: before the program itself, where the configuration says more than a port.
 fn solver(config: &Acme, kind: ChallengeKind, step: &Step<'_>) -> Result<Option<SolverSpec>> {
     let owner = Some(step.client.env.owner.1.clone()).filter(|owner| !owner.is_empty());
+    let explicit = match kind {
+        ChallengeKind::Http01 => config.webroot.is_some() || config.http_address.is_some(),
+        ChallengeKind::TlsAlpn01 => config.tls_address.is_some(),
+        ChallengeKind::Dns01 | ChallengeKind::DnsPersist01 => true,
+    };
     let made = |kind: &str, config: serde_json::Value| SolverSpec {
         kind: kind.into(),
         config,
         owner: owner.clone(),
+        explicit,
     };
     Ok(Some(match kind {
         ChallengeKind::Http01 => match &config.webroot {
@@ -166,7 +172,7 @@ fn solver(config: &Acme, kind: ChallengeKind, step: &Step<'_>) -> Result<Option<
         },
         ChallengeKind::Dns01 | ChallengeKind::DnsPersist01 => {
             match (&config.dns_provider, &config.dns_present_script) {
-                (Some(provider), _) => SolverSpec { owner: owner.clone(), ..provider.clone() },
+                (Some(provider), _) => SolverSpec { owner: owner.clone(), explicit, ..provider.clone() },
                 (None, Some(present)) => made(
                     "dns_script",
                     json!({

@@ -35,7 +35,7 @@ pub struct Acme {
     pub account_key_algorithm: KeyAlgorithm,
     /// How control over the names is proved.
     pub challenge_type: ChallengeKind,
-    /// http-01: the address that is listened on; all of this machine's by default.
+    /// http-01: the address that is listened on; all of this machine's by default, unless the program answers itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http_address: Option<IpAddr>,
     /// http-01: the port that is listened on. The CA asks on port 80, whatever this says.
@@ -46,7 +46,7 @@ pub struct Acme {
     /// http-01: the id of the host that the web server is on; this machine by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub webroot_host: Option<String>,
-    /// tls-alpn-01: the address that is listened on; all of this machine's by default.
+    /// tls-alpn-01: the address that is listened on; all of this machine's by default, unless the program answers itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_address: Option<IpAddr>,
     /// tls-alpn-01: the port that is listened on. The CA asks on port 443, whatever this says.
@@ -231,6 +231,10 @@ impl IssuerConfig for Acme {
             wrong.extend(command.iter().flat_map(|command| command.check(pointer)));
         }
         wrong
+    }
+
+    fn solvers(&mut self) -> Vec<(&'static str, &mut SolverSpec)> {
+        self.dns_provider.iter_mut().map(|provider| ("/dns_provider", provider)).collect()
     }
 
     async fn connect(self, env: Env) -> Result<std::sync::Arc<dyn Issuer>> {
