@@ -155,7 +155,7 @@ pub async fn issue(issuer: &dyn Issuer, cx: &Context, csr: Csr, profile: Profile
     loop {
         progress = match progress {
             Progress::Issued { chain } => {
-                let check = chain.check(order.csr.public_key(), &order.names, cx.clock.now());
+                let check = chain.check_issued(order.csr.public_key(), &order.names, cx.clock.now());
                 check.map_err(|e| {
                     Error::new(crate::ErrorKind::BadResponse, format!("not what was asked for: {e}"))
                 })?;

@@ -457,7 +457,7 @@ async fn record(
 ) -> Result<Next, Failure> {
     let At { mut attempt, mut certificate, mut placement, generation, issuer, .. } = at;
     let now = engine.clock.now();
-    if let Err(e) = chain.check(attempt.csr.public_key(), &attempt.names, now) {
+    if let Err(e) = chain.check_issued(attempt.csr.public_key(), &attempt.names, now) {
         // The same CA would probably do it again: a person has to look.
         let error = Error::new(
             ErrorKind::BadResponse,

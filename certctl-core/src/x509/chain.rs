@@ -123,6 +123,21 @@ impl Chain {
     }
 }
 
+impl Chain {
+    /// [`Chain::check`] of what a CA answered with: nor may the leaf be a CA's, which could certify every name there is.
+    ///
+    /// # Errors
+    /// As there, with `/chain/0` for a CA's.
+    pub fn check_issued(&self, key: &PublicKey, names: &[SubjectAltName], now: Timestamp) -> Result<()> {
+        self.check(key, names, now)?;
+        if !self.leaf().is_ca() {
+            return Ok(());
+        }
+        let message = "the certificate is that of a CA, and could certify every name";
+        Err(Error::invalid_field("/chain/0", message, "ask the CA for a certificate of an end entity"))
+    }
+}
+
 impl fmt::Debug for Chain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Chain").field(self.leaf()).field(&format_args!("+{}", self.0.len() - 1)).finish()
