@@ -159,7 +159,11 @@ pub fn after_failure(error: &ErrorReport, failures: u32, now: Timestamp, spread:
         Retry::Never => AfterFailure::Attention,
         Retry::Backoff => AfterFailure::Again(now + pause),
         Retry::After(at) if at > now + LONGEST_TOLD => AfterFailure::Attention,
-        Retry::After(at) => AfterFailure::Again(at.max(now + Duration::from_secs(1))),
+        // A CA that says "in a second" each time would otherwise be given up within seconds.
+        Retry::After(at) => {
+            let least = if failures < 3 { Duration::from_secs(1) } else { backoff(failures - 2) };
+            AfterFailure::Again(at.max(now + least))
+        }
     }
 }
 
