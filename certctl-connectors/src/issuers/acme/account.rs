@@ -16,7 +16,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::{
     client::{By, Client},
-    transport::Request,
+    transport::{Request, bad, shown},
 };
 
 /// The account as it signs.
@@ -182,7 +182,7 @@ impl Client {
     fn check_terms(&self, directory: &Directory) -> Result<()> {
         match &directory.meta.terms_of_service {
             Some(terms) if !self.config.terms_of_service_agreed => {
-                let terms: String = terms.chars().filter(|c| !c.is_control()).take(500).collect();
+                let terms = shown(terms, 500);
                 Err(Error::new(
                     ErrorKind::Precondition,
                     format!("the CA wants its terms of service agreed to: read {terms}, and set terms_of_service_agreed"),
@@ -244,7 +244,9 @@ impl Client {
         };
         let response =
             self.transport.send(request, &self.env).await.map_err(about)?.accepted().map_err(about)?;
-        let mut answer: Answer = response.json("credentials").map_err(about)?;
+        // Nothing of it is quoted: the key is in it.
+        let mut answer: Answer = serde_json::from_slice(&response.body)
+            .map_err(|_| about(bad(url, "its answer is not the credentials that were asked for")))?;
         let key = Secret::new(std::mem::take(&mut answer.eab_hmac_key));
         if !answer.success || answer.eab_kid.is_empty() || key.expose().is_empty() {
             return Err(about(Error::new(
@@ -290,7 +292,7 @@ impl Account for Client {
         let at_ca: wire::Account = response.json("account")?;
         Ok(AccountInfo {
             url: account.url.clone(),
-            status: at_ca.status.to_string(),
+            status: shown(at_ca.status.as_str(), 60),
             contact: at_ca.contact,
             key: account.key.public_key().clone(),
         })
@@ -435,5 +437,6 @@ fn hmac_key(text: &[u8]) -> Result<Secret> {
 }
 
 fn not_valid(status: &AccountStatus) -> Error {
+    let status = shown(status.as_str(), 60);
     Error::new(ErrorKind::Denied, format!("the ACME account is {status}: use another issuer, or ask the CA"))
 }

@@ -11,7 +11,12 @@ use certctl_protocols::acme::wire::{
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Acme, client::By, order::Step, transport::check_url};
+use super::{
+    Acme,
+    client::By,
+    order::Step,
+    transport::{check_own, shown},
+};
 
 /// A challenge that is shown, or will be.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -37,7 +42,7 @@ pub(super) async fn choose(step: &Step<'_>, url: &str, authorization: &Authoriza
     }
     let Some(offered) = offered else {
         let kinds: Vec<String> =
-            authorization.challenges.iter().take(10).map(|c| c.kind.to_string()).collect();
+            authorization.challenges.iter().take(10).map(|c| shown(c.kind.as_str(), 40)).collect();
         return Err(Error::unsupported(format!(
             "the CA does not offer {} for {name}: set challenge_type to one that it does: {}",
             kind.as_str(),
@@ -45,7 +50,7 @@ pub(super) async fn choose(step: &Step<'_>, url: &str, authorization: &Authoriza
         ))
         .with("field", "/challenge_type"));
     };
-    check_url(&offered.url)?;
+    check_own(url, &offered.url)?;
     let token = offered.token.clone().unwrap_or_default();
     let authorization_of_key = match kind {
         ChallengeKind::DnsPersist01 => String::new(),
@@ -132,7 +137,7 @@ fn name(identifier: &Identifier) -> Result<SubjectAltName> {
     match identifier {
         Identifier::Dns(name) => SubjectAltName::dns(name),
         Identifier::Ip(address) => Ok(SubjectAltName::ip(*address)),
-        other => Err(Error::unsupported(format!("an identifier of the type {}", other.kind()))),
+        other => Err(Error::unsupported(format!("an identifier of the type {}", shown(other.kind(), 40)))),
     }
 }
 

@@ -11,7 +11,7 @@ use reqwest::Method;
 
 use super::{
     client::Client,
-    transport::{Request, check_url},
+    transport::{Request, check_url, shown},
 };
 
 /// Directories change when a CA gains a feature.
@@ -51,11 +51,7 @@ impl Client {
         if known.contains_key(profile) {
             return Ok(Some(profile.to_owned()));
         }
-        let known: Vec<String> = known
-            .keys()
-            .take(20)
-            .map(|name| name.chars().filter(|c| !c.is_control()).take(60).collect())
-            .collect();
+        let known: Vec<String> = known.keys().take(20).map(|name| shown(name, 60)).collect();
         Err(Error::new(
             ErrorKind::Precondition,
             match known.as_slice() {

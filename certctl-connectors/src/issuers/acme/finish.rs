@@ -6,7 +6,7 @@ use certctl_protocols::acme::wire::{self, Finalize, OrderStatus};
 use super::{
     client::By,
     order::{State, Step},
-    transport::{Response, bad},
+    transport::{Response, bad, check_own, shown},
 };
 
 /// RFC 8555 section 9.1.
@@ -27,7 +27,9 @@ pub(super) async fn finalize(step: &Step<'_>, mut state: State) -> Result<Progre
         }
         Err(e) => return step.failed(e.during("the CA refuses the request")),
     };
-    state.finalized(step.now);
+    if !state.is_finalized() {
+        state.finalized(step.now);
+    }
     let after = answer.retry_after();
     let order: wire::Order = answer.json("order")?;
     if order.status == OrderStatus::Valid {
@@ -41,7 +43,12 @@ pub(super) async fn collect(step: &Step<'_>, state: &State, order: &wire::Order)
     let url = order.certificate.as_deref().ok_or_else(|| {
         bad(&state.order, "the order is valid, and it does not say where the certificate is")
     })?;
-    let answer = step.client.read(step.cx, url, step.account, CHAIN).await?;
+    check_own(&state.order, url)?;
+    let answer = step.client.read(step.cx, url, step.account, CHAIN).await.map_err(|e| {
+        // The certificate is there, even if not all of the CA's servers have heard of it: no reason to order another one.
+        let e = e.during("fetching the certificate");
+        if e.retry() == Retry::Never { e.with_retry(Retry::Backoff) } else { e }
+    })?;
     let chain = read(&answer)?;
     if !state.is_finalized() && chain.leaf().public_key().ok() != Some(step.order.csr.public_key()) {
         // Somebody else with this account has finalized it: two processes found the same order after a crash.
@@ -57,7 +64,7 @@ pub(super) async fn collect(step: &Step<'_>, state: &State, order: &wire::Order)
         return Ok(Progress::Issued { chain });
     }
     let mut seen = vec![top(&chain)];
-    for alternate in answer.links("alternate").iter().take(MAX_ALTERNATES) {
+    for alternate in answer.own_links("alternate").iter().take(MAX_ALTERNATES) {
         let other = match step
             .client
             .read(step.cx, alternate, step.account, CHAIN)
@@ -87,13 +94,18 @@ fn read(answer: &Response) -> Result<Chain> {
     if !answer.is(CHAIN) {
         return Err(answer.not("certificate"));
     }
+    const KEY: &[u8] = b"PRIVATE KEY-----";
+    if answer.body.windows(KEY.len()).any(|window| window == KEY) {
+        // Nobody else has had ours. Whoever serves this, or believes that it is needed, has gone wrong badly.
+        return Err(bad(&answer.url, "there is a private key with its certificate").with_retry(Retry::Never));
+    }
     Chain::from_pem(&answer.body).map_err(|e| bad(&answer.url, format!("its certificate can't be read: {e}")))
 }
 
 /// The name of whoever signed the last certificate.
 fn top(chain: &Chain) -> String {
     let last = chain.certificates().last().unwrap_or_else(|| chain.leaf());
-    last.issuer_common_name().unwrap_or_default().to_owned()
+    shown(last.issuer_common_name().unwrap_or_default(), 200)
 }
 
 fn is_from(chain: &Chain, preferred: &str) -> bool {

@@ -17,7 +17,7 @@ use super::{
     challenge::{self, Pending},
     client::{By, Client},
     finish, problem, renewal,
-    transport::check_url,
+    transport::{bad, check_own, shown},
 };
 
 /// Requests of one order at the same time: it may have a hundred names.
@@ -25,12 +25,13 @@ const AT_ONCE: usize = 8;
 /// How long a CA is left alone that does not say, at first and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Whatever it says: a twentieth of the time that it has taken so far, up to this. What takes days needs no answer within
+/// seconds.
+const SLOWEST_PACE: Duration = Duration::from_secs(600);
 /// A finalized order is as good as issued: a CA with people in it may take its time.
 const PROCESSING_TIMEOUT: Duration = Duration::from_secs(3 * 86_400);
 /// After how many new processes challenges are not shown again.
 const MAX_SHOWN: u8 = 5;
-/// Names in one order: more than any CA takes.
-const MAX_NAMES: usize = 1_000;
 
 /// What is in the handle.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -107,7 +108,7 @@ pub(super) async fn submit(client: &Client, cx: &Context, order: &Order) -> Resu
     if request.replaces.is_some() && made.replaces.is_none() {
         tracing::info!(order = url, "the CA does not say that the order replaces its predecessor");
     }
-    let state = State::new(client, url, &made, cx.clock.now())?;
+    let state = State::new(client, url, &made, order.names.len(), cx.clock.now())?;
     let ready = made.status != OrderStatus::Pending;
     tracing::debug!(order = state.order, ready, "ordered");
     state.waiting(cx.clock.now())
@@ -119,44 +120,66 @@ pub(super) async fn poll(client: &Client, cx: &Context, order: &Order, handle: &
     let account = client.registered(cx).await?;
     let now = cx.clock.now();
     let step = Step { client, cx, order, account: &account, now };
-    match state.stage {
-        Stage::Ordered => step.authorize(state).await,
-        Stage::Shown if state.run != client.run && state.shown < MAX_SHOWN => step.show(state),
-        Stage::Shown => step.answer(state).await,
-        Stage::Answered | Stage::Finalized => step.look(state).await,
+    let known = [std::slice::from_ref(&state.order), &state.authorizations].concat();
+    match step.go_on(state).await {
+        Err(e) if is_unknown_account(&e) => {
+            client.forget_account().await?;
+            step.failed(e.during("the account is registered again").with_retry(Retry::Backoff))
+        }
+        // Orders expire, and are forgotten then.
+        Err(e) if is_gone(&e, &known) => {
+            let e = e.during("the CA does not have the order any more").with_retry(Retry::Backoff);
+            step.failed(e.with("order", &known[0]))
+        }
+        progress => progress,
     }
 }
 
 /// Looks for the order among those of the account, where the CA lists them (RFC 8555 section 7.1.2.1).
 pub(super) async fn recover(client: &Client, cx: &Context, order: &Order) -> Result<Option<Progress>> {
-    /// Of the newest, and the pages that they may be on.
-    const LOOKED_AT: usize = 40;
+    /// Of the last and of the first in the list, which has no order that is agreed on; and the pages that it may have.
+    const LOOKED_AT: [usize; 2] = [30, 10];
     const PAGES: usize = 20;
 
     let account = client.registered(cx).await?;
-    let at_ca = client.read(cx, &account.url, &account, "application/json").await?;
+    let at_ca = match client.read(cx, &account.url, &account, "application/json").await {
+        Ok(at_ca) => at_ca,
+        Err(e) if is_unknown_account(&e) => {
+            // An account that is not there has no orders.
+            client.forget_account().await?;
+            return Ok(None);
+        }
+        Err(e) => return Err(e),
+    };
     let Some(orders) = at_ca.json::<wire::Account>("account")?.orders else { return Ok(None) };
+    check_own(&account.url, &orders)?;
     let mut urls: Vec<String> = Vec::new();
+    let mut pages: Vec<String> = Vec::new();
     let mut next = Some(orders);
-    for _ in 0..PAGES {
-        let Some(page) = next.take() else { break };
-        let page = match client.read(cx, &page, &account, "application/json").await {
+    while let Some(url) = next.take().filter(|url| pages.len() < PAGES && !pages.contains(url)) {
+        let page = match client.read(cx, &url, &account, "application/json").await {
             Ok(page) => page,
             // Some servers name a list that they do not have.
             Err(e) if e.retry() == Retry::Never => return Ok(None),
             Err(e) => return Err(e),
         };
         urls.extend(page.json::<wire::OrdersList>("list of orders")?.orders);
-        next = page.links("next").into_iter().next();
+        next = page.own_links("next").into_iter().next();
+        pages.push(url);
     }
     let wanted = identifiers(order)?;
-    for url in urls.into_iter().rev().take(LOOKED_AT) {
-        let Ok(found) = client.read(cx, &url, &account, "application/json").await else { continue };
+    let (last, first) = (LOOKED_AT[0], LOOKED_AT[1].min(urls.len().saturating_sub(LOOKED_AT[0])));
+    for url in urls.iter().rev().take(last).chain(&urls[..first]) {
+        if check_own(&account.url, url).is_err() {
+            continue;
+        }
+        let Ok(found) = client.read(cx, url, &account, "application/json").await else { continue };
         let Ok(found) = found.json::<wire::Order>("order") else { continue };
         let open = matches!(found.status, OrderStatus::Pending | OrderStatus::Ready);
         if open && same(&found.identifiers, &wanted) {
             tracing::info!(order = url, attempt = %order.attempt, "found the order whose answer was lost");
-            return State::new(client, url, &found, cx.clock.now())?.waiting(cx.clock.now()).map(Some);
+            let now = cx.clock.now();
+            return State::new(client, url.clone(), &found, wanted.len(), now)?.waiting(now).map(Some);
         }
     }
     // An order that nobody finalizes comes to nothing.
@@ -173,6 +196,15 @@ pub(super) struct Step<'a> {
 }
 
 impl Step<'_> {
+    async fn go_on(&self, state: State) -> Result<Progress> {
+        match state.stage {
+            Stage::Ordered => self.authorize(state).await,
+            Stage::Shown if state.run != self.client.run && state.shown < MAX_SHOWN => self.show(state),
+            Stage::Shown => self.answer(state).await,
+            Stage::Answered | Stage::Finalized => self.look(state).await,
+        }
+    }
+
     /// Reads the authorizations, and has those shown that are not valid already.
     async fn authorize(&self, mut state: State) -> Result<Progress> {
         let authorizations = self.authorizations(&state).await?;
@@ -255,7 +287,17 @@ impl Step<'_> {
                 }
                 self.ask_again(state, after)
             }
-            OrderStatus::Ready => finish::finalize(self, state).await,
+            OrderStatus::Ready => {
+                let limit = self.client.config.order_timeout.as_duration();
+                if state.is_finalized() && self.now.since(state.since) > limit {
+                    return self.failed(timed_out(
+                        &state,
+                        "takes the request and does nothing with it",
+                        limit,
+                    ));
+                }
+                finish::finalize(self, state).await
+            }
             OrderStatus::Processing => {
                 if state.stage != Stage::Finalized {
                     state.enter(Stage::Finalized, self.now);
@@ -271,7 +313,10 @@ impl Step<'_> {
             }
             OrderStatus::Valid => finish::collect(self, &state, &at_ca).await,
             OrderStatus::Invalid => self.failed(self.why_invalid(&state, &at_ca).await),
-            other => Err(super::transport::bad(&state.order, format!("the order is {other}"))),
+            other => {
+                let other = shown(other.as_str(), 60);
+                Err(bad(&state.order, format!("the order is {other:?}, which is no status")))
+            }
         }
     }
 
@@ -279,7 +324,8 @@ impl Step<'_> {
         state.asked += 1;
         let at = after.unwrap_or(self.now + pause(state.asked));
         // Not before: a date that has passed, or a clock that is wrong, is no invitation to a circle.
-        state.waiting(at.max(self.now + FIRST_PAUSE))
+        let pace = (self.now.since(state.since) / 20).clamp(FIRST_PAUSE, SLOWEST_PACE);
+        state.waiting(at.max(self.now + pace))
     }
 
     async fn authorizations(&self, state: &State) -> Result<Vec<Authorization>> {
@@ -320,12 +366,13 @@ impl Step<'_> {
 }
 
 impl State {
-    fn new(client: &Client, url: String, order: &wire::Order, now: Timestamp) -> Result<Self> {
-        for url in order.authorizations.iter().chain([&order.finalize]) {
-            check_url(url)?;
+    fn new(client: &Client, url: String, order: &wire::Order, names: usize, now: Timestamp) -> Result<Self> {
+        if order.authorizations.len() > names {
+            let wanted = order.authorizations.len();
+            return Err(bad(&url, format!("it wants {wanted} authorizations for an order of {names} names")));
         }
-        if order.authorizations.len() > MAX_NAMES {
-            return Err(super::transport::bad(&url, "the order has more authorizations than names"));
+        for named in order.authorizations.iter().chain([&order.finalize]) {
+            check_own(&url, named)?;
         }
         Ok(Self {
             order: url,
@@ -418,8 +465,7 @@ fn is_for(authorization: &Authorization, asked: &[Identifier]) -> bool {
 }
 
 fn not_ours(authorization: &Authorization) -> Error {
-    let found: String =
-        authorization.identifier.value().chars().filter(|c| !c.is_control()).take(100).collect();
+    let found = shown(&authorization.identifier.value(), 100);
     Error::new(
         ErrorKind::BadResponse,
         format!("the ACME server wants control over {found:?} proved, which was not asked for"),
@@ -427,18 +473,20 @@ fn not_ours(authorization: &Authorization) -> Error {
 }
 
 fn invalid_authorization(authorization: &Authorization, now: Timestamp) -> Error {
-    let name: String =
-        authorization.identifier.value().chars().filter(|c| !c.is_control()).take(300).collect();
+    let name = shown(&authorization.identifier.value(), 300);
     let failed =
         authorization.challenges.iter().find_map(|challenge| Some((challenge, challenge.error.as_ref()?)));
     match failed {
         Some((challenge, problem)) => problem::of_order(problem, now)
-            .during(format!("{} of {name} failed", challenge.kind))
+            .during(format!("{} of {name} failed", shown(challenge.kind.as_str(), 40)))
             .with("name", name)
-            .with("challenge", challenge.kind.to_string()),
+            .with("challenge", shown(challenge.kind.as_str(), 40)),
         None => Error::new(
             ErrorKind::Precondition,
-            format!("the authorization of {name} is {}, and the CA does not say why", authorization.status),
+            format!(
+                "the authorization of {name} is {}, and the CA does not say why",
+                shown(authorization.status.as_str(), 60)
+            ),
         )
         .with_retry(Retry::Backoff)
         .with("name", name),
@@ -452,6 +500,13 @@ fn timed_out(state: &State, what: &str, limit: Duration) -> Error {
 
 fn is_unknown_account(error: &Error) -> bool {
     error.context_value("problem").is_some_and(|problem| problem.ends_with(":accountDoesNotExist"))
+}
+
+/// Whether the CA does not know the order that these are of.
+fn is_gone(error: &Error, known: &[String]) -> bool {
+    error.retry() == Retry::Never
+        && error.context_value("url").is_some_and(|url| known.iter().any(|known| known == url))
+        && matches!(error.context_value("status"), Some("404" | "410"))
 }
 
 /// Half a second, growing by half, up to half a minute.

@@ -6,7 +6,7 @@ use certctl_core::{Effect, Error, ErrorKind, Retry, Timestamp};
 use certctl_protocols::acme::wire::{Problem, ProblemType};
 use reqwest::header;
 
-use super::transport::Response;
+use super::transport::{Response, shown};
 
 /// How long at most a CA's word is waited for: nobody's renewals stop for longer because of a header.
 const MAX_WAIT: Duration = Duration::from_secs(7 * 86_400);
@@ -26,14 +26,20 @@ pub(super) fn error(response: &Response) -> Error {
         let retry = after.map_or(Retry::Backoff, Retry::After);
         // What stands in front of a CA may answer after the CA has done it.
         let effect = if response.status >= 500 { Effect::Unknown } else { Effect::None };
-        return Error::new(kind, what).with_retry(retry).with_effect(effect).with("url", &response.url);
+        return Error::new(kind, what)
+            .with_retry(retry)
+            .with_effect(effect)
+            .with("url", &response.url)
+            .with("status", response.status);
     };
-    let error = of(&problem, response.status, response.at, after).with("url", &response.url);
+    let error = of(&problem, response.status, response.at, after)
+        .with("url", &response.url)
+        .with("status", response.status);
     // Let's Encrypt and others say by this where a person can read more, or agree to something.
     let help = response.links("help").into_iter().next();
     match problem.instance.clone().or(help).or_else(|| response.links("terms-of-service").into_iter().next())
     {
-        Some(link) => error.with("link", shown(&link)),
+        Some(link) => error.with("link", shown(&link, 500)),
         None => error,
     }
 }
@@ -58,7 +64,10 @@ pub(super) fn of_order(problem: &Problem, now: Timestamp) -> Error {
 fn of(problem: &Problem, status: u16, now: Timestamp, after: Option<Timestamp>) -> Error {
     let kind = kind(&problem.kind, status);
     let retry = match (kind, after) {
-        (ErrorKind::RateLimited, after) => Retry::After(after.unwrap_or(now + RATE_LIMIT_PAUSE)),
+        (ErrorKind::RateLimited, after) => {
+            let told = after.or_else(|| told_in(problem.detail.as_deref()?));
+            Retry::After(told.unwrap_or(now + RATE_LIMIT_PAUSE).min(now + MAX_WAIT))
+        }
         (ErrorKind::Unavailable, after) => after.map_or(Retry::Backoff, Retry::After),
         _ => Retry::Never,
     };
@@ -67,7 +76,19 @@ fn of(problem: &Problem, status: u16, now: Timestamp, after: Option<Timestamp>) 
     if let Some(remedy) = remedy(&problem.kind) {
         sentence = format!("{sentence}; {remedy}");
     }
-    Error::new(kind, sentence).with_retry(retry).with_effect(effect).with("problem", problem.kind.to_string())
+    let kind_of_problem = shown(problem.kind.as_str(), 200);
+    Error::new(kind, sentence).with_retry(retry).with_effect(effect).with("problem", kind_of_problem)
+}
+
+/// The time in a sentence such as Boulder's, "... retry after 2027-01-31 12:00:00 UTC: see ...".
+fn told_in(detail: &str) -> Option<Timestamp> {
+    let (_, rest) = detail.split_once("retry after ")?;
+    let (date, rest) = rest.split_once(' ')?;
+    let (time, rest) = rest.split_once(' ')?;
+    if !rest.starts_with("UTC") || date.len() > 10 || time.len() > 8 {
+        return None;
+    }
+    format!("{date}T{time}Z").parse().ok()
 }
 
 fn kind(problem: &ProblemType, status: u16) -> ErrorKind {
@@ -95,10 +116,6 @@ fn remedy(problem: &ProblemType) -> Option<&'static str> {
         ProblemType::Connection => "let the CA reach the names' addresses on the challenge's port",
         _ => return None,
     })
-}
-
-fn shown(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(500).collect()
 }
 
 /// Whether the server speaks of a nonce that it does not know.

@@ -10,7 +10,7 @@ use reqwest::Method;
 
 use super::{
     client::{By, Client},
-    transport::{Request, bad},
+    transport::{Request, bad, shown},
 };
 
 /// How long a CA is not asked again that does not say (RFC 9773 section 4.3.3).
@@ -38,8 +38,7 @@ pub(super) async fn window(client: &Client, cx: &Context, chain: &Chain) -> Resu
     if end <= start {
         return Err(harmless(bad(&url, format!("the window ends at {end} and begins at {start}"))));
     }
-    let explanation =
-        info.explanation_url.map(|url| url.chars().filter(|c| !c.is_control()).take(500).collect());
+    let explanation = info.explanation_url.map(|url| shown(&url, 500));
     let ask_again: Timestamp = answer.retry_after().unwrap_or(answer.at + ASK_AGAIN);
     Ok(Some(RenewalWindow { start, end, ask_again, explanation }))
 }

@@ -95,7 +95,7 @@ impl Transport {
         let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
         if (300..400).contains(&status) {
             let to = headers.get(header::LOCATION).and_then(|to| to.to_str().ok()).unwrap_or("nowhere");
-            let to: String = to.chars().filter(|c| !c.is_control()).take(200).collect();
+            let to = shown(to, 200);
             return Err(bad(request.url, format!("it redirects to {to:?}, which is not followed")));
         }
         let mut body = Vec::new();
@@ -128,7 +128,9 @@ impl Response {
             return Err(self.not(what));
         }
         serde_json::from_slice(&self.body).map_err(|e| {
-            bad(&self.url, format!("its answer is not the {what} that was asked for")).with_source(e)
+            // The parser quotes what it read, at any length.
+            let why = shown(&e.to_string(), 200);
+            bad(&self.url, format!("its answer is not the {what} that was asked for ({why})"))
         })
     }
 
@@ -154,30 +156,48 @@ impl Response {
         headers::retry_after(self.header(header::RETRY_AFTER)?, self.at)
     }
 
-    /// The targets of its links with this relation (RFC 8288).
+    /// The targets of its links with this relation (RFC 8288), on whatever host: for people.
     pub(super) fn links(&self, rel: &str) -> Vec<String> {
         let values = self.headers.get_all(header::LINK).iter().filter_map(|value| value.to_str().ok());
         let links = headers::links(values).into_iter();
         links.filter(|link| link.rel == rel).filter_map(|link| self.resolve(&link.url)).collect()
     }
 
+    /// Those that stay on this host: for requests.
+    pub(super) fn own_links(&self, rel: &str) -> Vec<String> {
+        let mut links = self.links(rel);
+        links.retain(|link| *link != self.url && check_own(&self.url, link).is_ok());
+        links.dedup();
+        links
+    }
+
     /// The resource that was made (RFC 9110 section 10.2.2).
+    ///
+    /// # Errors
+    /// `BadResponse` if there is none, or it is elsewhere.
     pub(super) fn location(&self, what: &str) -> Result<String> {
-        self.header(header::LOCATION)
-            .and_then(|location| self.resolve(location))
-            .ok_or_else(|| bad(&self.url, format!("it does not say where the {what} is")))
+        let location = self
+            .header(header::LOCATION)
+            .ok_or_else(|| bad(&self.url, format!("it does not say where the {what} is")))?;
+        let url = self.resolve(location).ok_or_else(|| {
+            bad(&self.url, format!("the {what} is at {:?}, which is no https URL", shown(location, 100)))
+        })?;
+        check_own(&self.url, &url)?;
+        Ok(url)
     }
 
     pub(super) fn not(&self, what: &str) -> Error {
-        let given: String =
-            self.header(header::CONTENT_TYPE).unwrap_or("no content type").chars().take(100).collect();
+        let given = shown(self.header(header::CONTENT_TYPE).unwrap_or("no content type"), 100);
         bad(&self.url, format!("it answers with {given:?} (status {}) instead of the {what}", self.status))
     }
 
     /// URLs are absolute (RFC 8555 section 6.1), yet there are servers with relative links.
     fn resolve(&self, url: &str) -> Option<String> {
         let base = reqwest::Url::parse(&self.url).ok()?;
-        let url = base.join(url).ok()?.to_string();
+        let mut url = base.join(url).ok()?;
+        // It would be signed, and not be sent.
+        url.set_fragment(None);
+        let url = url.to_string();
         check_url(&url).ok().map(|_| url)
     }
 }
@@ -185,13 +205,44 @@ impl Response {
 /// What the server gave as an address is as untrusted as all that it gives.
 pub(super) fn check_url(url: &str) -> Result<reqwest::Url> {
     const MAX: usize = 2_048;
-    let shown: String = url.chars().filter(|c| !c.is_control()).take(100).collect();
+    // The parser mends what it can; but what is signed and what is asked for have to be the same.
+    let plain = url.len() <= MAX && url.bytes().all(|byte| byte.is_ascii_graphic());
     match reqwest::Url::parse(url) {
-        Ok(parsed) if parsed.scheme() == "https" && parsed.username().is_empty() && url.len() <= MAX => {
+        Ok(parsed)
+            if plain
+                && parsed.scheme() == "https"
+                && parsed.username().is_empty()
+                && parsed.password().is_none()
+                && parsed.fragment().is_none() =>
+        {
             Ok(parsed)
         }
-        _ => Err(bad(&shown, "this is no https URL, or a very long one")),
+        _ => {
+            let why = "it names an address that is no plain https URL, or a very long one";
+            Err(bad(&shown(url, 100), why))
+        }
     }
+}
+
+/// What an answer names is on the host that answered: no server sends our requests to others. Where it is as a whole, its
+/// directory says.
+pub(super) fn check_own(answered: &str, url: &str) -> Result<()> {
+    let (from, to) = (check_url(answered)?, check_url(url)?);
+    if from.host_str() == to.host_str() {
+        return Ok(());
+    }
+    let host = shown(to.host_str().unwrap_or_default(), 100);
+    Err(bad(answered, format!("it names an address on another host, {host}, which is not asked")))
+}
+
+/// Foreign text for people: no control characters, nothing that changes the direction of writing, and not more than `max`
+/// characters.
+pub(super) fn shown(text: &str, max: usize) -> String {
+    let harmless = |c: &char| {
+        !c.is_control()
+            && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    };
+    text.chars().filter(harmless).take(max).collect()
 }
 
 /// The other side does not keep to the protocol. Proxies and maintenance pages do that for a while.
