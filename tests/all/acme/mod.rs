@@ -3,8 +3,10 @@
 mod account;
 mod chains;
 mod challenges;
+mod hostile;
 mod orders;
 mod renewal;
+mod server;
 mod stored;
 
 use std::path::PathBuf;

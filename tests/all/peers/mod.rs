@@ -12,7 +12,7 @@ pub mod step_ca;
 mod dns;
 mod http;
 mod process;
-mod tls;
+pub mod tls;
 
 mod smoke;
 
