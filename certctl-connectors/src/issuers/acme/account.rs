@@ -1,10 +1,11 @@
 //! The account at the CA: made once, kept sealed, found again.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use certctl_core::{
-    Account, AccountInfo, Context, Effect, Error, ErrorKind, KeyAlgorithm, PrivateKey, Result, Secret,
+    Account, AccountInfo, Context, Effect, Error, ErrorKind, KeyAlgorithm, PrivateKey, Result, Retry, Secret,
+    Timestamp,
 };
 use certctl_protocols::{
     acme::wire::{self, AccountStatus, AccountUpdate, Directory, KeyChange, NewAccount},
@@ -38,13 +39,24 @@ struct Stored {
     url: Option<String>,
     /// What the CA was told last.
     email: Option<String>,
-    /// PEM; while a change of keys is under way.
+    /// PEM; while a change of keys is under way, or nobody has seen its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     next_key: Option<String>,
+    /// Since when, in Unix milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    next_since: Option<i64>,
+    /// The key came from somewhere else, and is kept whatever the configuration says about keys.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    imported: bool,
+    /// Somebody has ended the account.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    ended: bool,
 }
 
 /// Each conflict means that somebody else has stored the account.
 const MAX_CONFLICTS: usize = 16;
+/// For so long a change of keys whose answer was lost may still arrive at the CA.
+const CHANGE_UNDER_WAY: Duration = Duration::from_secs(600);
 
 impl Client {
     /// The account; made if there is none, told the contact if that has changed.
@@ -71,9 +83,21 @@ impl Client {
         Ok(())
     }
 
+    /// The account as it is stored by now, if that is another one than what was signed with: another process may have changed
+    /// its key.
+    pub(super) async fn changed(&self, cx: &Context, used: &Registered) -> Result<Option<Arc<Registered>>> {
+        // Whoever registers just now is the one who asks.
+        let Ok(mut account) = self.account.try_lock() else { return Ok(None) };
+        let stored = self.register(cx).await?;
+        let same = stored.url == used.url && stored.key.public_key() == used.key.public_key();
+        let stored = Arc::new(stored);
+        *account = Some(stored.clone());
+        Ok((!same).then_some(stored))
+    }
+
     async fn register(&self, cx: &Context) -> Result<Registered> {
         for _ in 0..MAX_CONFLICTS {
-            let (mut stored, version) = match self.load().await? {
+            let (mut stored, mut version) = match self.load().await? {
                 Some(known) => known,
                 None => {
                     self.check_terms(&*self.directory(cx).await?)?;
@@ -84,6 +108,9 @@ impl Client {
                         url: None,
                         email: None,
                         next_key: None,
+                        next_since: None,
+                        imported: false,
+                        ended: false,
                     };
                     // The key is kept before the CA hears of it, so that no account is lost.
                     match self.save(&made, None).await {
@@ -93,11 +120,28 @@ impl Client {
                     }
                 }
             };
-            let before = (stored.url.clone(), stored.email.clone(), stored.next_key.is_some());
+            if stored.ended {
+                return Err(Error::new(
+                    ErrorKind::Denied,
+                    "the ACME account was ended: import another one, or a new private key to begin one with",
+                ));
+            }
+            let before = stored.clone();
             if stored.next_key.is_some() {
                 self.settle_keys(cx, &mut stored).await?;
             }
-            let key = read_key(&stored.key)?;
+            let mut key = read_key(&stored.key)?;
+            let wanted = self.config.account_key_algorithm;
+            if stored.url.is_none() && !stored.imported && key.public_key().kind() != wanted.kind() {
+                // No CA has taken it, and somebody has changed the configuration since.
+                key = self.new_key(wanted).await?;
+                stored.key = pem(&key)?;
+                version = match self.save(&stored, Some(version)).await {
+                    Ok(version) => version,
+                    Err(e) if e.kind() == ErrorKind::Conflict => continue,
+                    Err(e) => return Err(e),
+                };
+            }
             let email = self.config.email().map(str::to_owned);
             match stored.url.clone() {
                 None => {
@@ -111,7 +155,7 @@ impl Client {
                 }
                 Some(_) => {}
             }
-            if before != (stored.url.clone(), stored.email.clone(), stored.next_key.is_some()) {
+            if stored.differs(&before) {
                 match self.save(&stored, Some(version)).await {
                     Ok(_) => {}
                     Err(e) if e.kind() == ErrorKind::Conflict => continue,
@@ -121,7 +165,26 @@ impl Client {
             let url = stored.url.clone().ok_or_else(|| Error::internal("an account without an address"))?;
             return Ok(Registered { url, key });
         }
-        Err(Error::new(ErrorKind::Conflict, "the ACME account is stored by others again and again"))
+        Err(stored_by_others())
+    }
+
+    /// Writes down how a change of keys has ended, whatever others have stored meanwhile.
+    async fn conclude_change(&self, begun: &Stored, changed: bool) -> Result<()> {
+        for _ in 0..MAX_CONFLICTS {
+            let Some((mut stored, version)) = self.load().await? else { return Ok(()) };
+            if changed && let Some(next) = &begun.next_key {
+                stored.key.clone_from(next);
+            }
+            if stored.next_key == begun.next_key {
+                stored.next_key = None;
+                stored.next_since = None;
+            }
+            match self.save(&stored, Some(version)).await {
+                Err(e) if e.kind() == ErrorKind::Conflict => {}
+                done => return done.map(drop),
+            }
+        }
+        Err(stored_by_others())
     }
 
     /// Makes the account, or finds the one that has this key (RFC 8555 section 7.3.1).
@@ -161,15 +224,24 @@ impl Client {
 
     /// After a change of keys whose end nobody saw: which of the two keys does the CA know?
     async fn settle_keys(&self, cx: &Context, stored: &mut Stored) -> Result<()> {
-        let Some(next) = stored.next_key.take() else { return Ok(()) };
+        let Some(next) = stored.next_key.clone() else { return Ok(()) };
         let next_key = read_key(&next)?;
         let question = NewAccount { only_return_existing: true, ..NewAccount::default() };
         let url = self.directory(cx).await?.new_account.clone();
         match self.post(cx, &url, &question, By::Key(&next_key)).await {
-            Ok(_) => stored.key = next,
-            Err(e)
-                if e.context_value("problem")
-                    .is_some_and(|problem| problem.ends_with("accountDoesNotExist")) => {}
+            Ok(_) => {
+                stored.key = next;
+                stored.next_key = None;
+                stored.next_since = None;
+            }
+            // It does not know this one, or would never take it. The change may be on its way yet.
+            Err(e) if is_refusal(&e) => {
+                let since = Timestamp::from_millis(stored.next_since.unwrap_or_default());
+                if cx.clock.now().since(since) > CHANGE_UNDER_WAY {
+                    stored.next_key = None;
+                    stored.next_since = None;
+                }
+            }
             Err(e) => return Err(e.during("finding out which key the ACME account has")),
         }
         Ok(())
@@ -307,8 +379,9 @@ impl Account for Client {
             .ok_or_else(|| Error::unsupported("the CA changes no account keys"))?;
         let next = self.new_key(algorithm).await?;
         stored.next_key = Some(pem(&next)?);
+        stored.next_since = Some(cx.clock.now().as_millis());
         // Kept before the CA hears of it: whichever of the two it knows in the end, it is there.
-        let version = self.save(&stored, Some(version)).await?;
+        self.save(&stored, Some(version)).await?;
         let change = KeyChange {
             account: account.url.clone(),
             old_key: Jwk::from_public_key(account.key.public_key())?,
@@ -322,10 +395,15 @@ impl Account for Client {
         let changed = self.post(cx, url, &inner, By::Account(&account)).await;
         // Whatever came of it: the next who needs the account finds out which key it has.
         *self.account.lock().await = None;
-        changed.map_err(|e| e.during("changing the ACME account's key"))?;
-        stored.key = pem(&next)?;
-        stored.next_key = None;
-        self.save(&stored, Some(version)).await.map(drop)
+        match changed {
+            Ok(_) => self.conclude_change(&stored, true).await,
+            Err(e) => {
+                if is_refusal(&e) {
+                    self.conclude_change(&stored, false).await?;
+                }
+                Err(e.during("changing the ACME account's key"))
+            }
+        }
     }
 
     async fn deactivate(&self, cx: &Context) -> Result<()> {
@@ -339,8 +417,17 @@ impl Account for Client {
                 "the CA says that the ACME account is still valid",
             ));
         }
-        *self.account.lock().await = None;
-        Ok(())
+        let mut account = self.account.lock().await;
+        *account = None;
+        for _ in 0..MAX_CONFLICTS {
+            let Some((mut stored, version)) = self.load().await? else { return Ok(()) };
+            stored.ended = true;
+            match self.save(&stored, Some(version)).await {
+                Err(e) if e.kind() == ErrorKind::Conflict => {}
+                done => return done.map(drop),
+            }
+        }
+        Err(stored_by_others())
     }
 
     async fn export(&self, cx: &Context) -> Result<Secret> {
@@ -359,6 +446,9 @@ impl Account for Client {
                 url: None,
                 email: None,
                 next_key: None,
+                next_since: None,
+                imported: true,
+                ended: false,
             },
         };
         read_key(&stored.key)?;
@@ -369,7 +459,14 @@ impl Account for Client {
                 "import it into an issuer of that CA",
             ));
         }
-        self.save(&stored, None).await.map_err(|e| match e.kind() {
+        // One that no CA knows, or that was ended, is none.
+        let before = self.load().await?;
+        let known = before.as_ref().is_some_and(|(before, _)| before.url.is_some() && !before.ended);
+        let saved = match known {
+            true => Err(Error::new(ErrorKind::Conflict, "")),
+            false => self.save(&stored, before.map(|(_, version)| version)).await,
+        };
+        saved.map_err(|e| match e.kind() {
             ErrorKind::Conflict => Error::new(
                 ErrorKind::Precondition,
                 "there is an account for this directory already: import into a new issuer",
@@ -382,6 +479,12 @@ impl Account for Client {
 }
 
 impl Stored {
+    /// In what is worth storing.
+    fn differs(&self, other: &Self) -> bool {
+        (&self.key, &self.url, &self.email, &self.next_key)
+            != (&other.key, &other.url, &other.email, &other.next_key)
+    }
+
     fn read(value: &Secret) -> Result<Self> {
         // The parser's own message could quote a key.
         let stored: Self = serde_json::from_slice(value.expose())
@@ -402,6 +505,17 @@ impl Stored {
         serde_json::to_writer(&mut out, self).map_err(|_| Error::internal("an account has no JSON form"))?;
         Ok(Secret::new(out))
     }
+}
+
+/// Whether the CA has said no, for certain.
+fn is_refusal(error: &Error) -> bool {
+    error.retry() == Retry::Never
+        && error.effect() == Effect::None
+        && error.context_value("problem").is_some()
+}
+
+fn stored_by_others() -> Error {
+    Error::new(ErrorKind::Conflict, "the ACME account is stored by others again and again")
 }
 
 fn pem(key: &PrivateKey) -> Result<String> {

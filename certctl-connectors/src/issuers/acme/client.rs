@@ -99,10 +99,30 @@ impl Client {
         by: By<'_>,
         accept: &'static str,
     ) -> Result<Response> {
+        let refused = match self.post_signed(cx, url, payload, &by, accept).await {
+            Err(e) if disowns_signer(&e) => e,
+            answer => return answer,
+        };
+        let By::Account(used) = by else { return Err(refused) };
+        // Another process may have changed the account's key.
+        match Box::pin(self.changed(cx, used)).await {
+            Ok(Some(account)) => self.post_signed(cx, url, payload, &By::Account(&account), accept).await,
+            _ => Err(refused),
+        }
+    }
+
+    async fn post_signed(
+        &self,
+        cx: &Context,
+        url: &str,
+        payload: &[u8],
+        by: &By<'_>,
+        accept: &'static str,
+    ) -> Result<Response> {
         let mut last = None;
         for _ in 0..NONCE_TRIES {
             let nonce = self.nonce(cx).await?;
-            let (signer, key): (&dyn Signer, _) = match &by {
+            let (signer, key): (&dyn Signer, _) = match by {
                 By::Account(account) => (&account.key, HeaderKey::Kid(account.url.clone())),
                 By::Key(signer) => (*signer, HeaderKey::Jwk(Jwk::from_public_key(signer.public_key())?)),
             };
@@ -159,4 +179,11 @@ impl Client {
     fn nonces(&self) -> std::sync::MutexGuard<'_, VecDeque<String>> {
         self.nonces.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether the server may not know the key that signed: CAs say it in different ways.
+fn disowns_signer(error: &Error) -> bool {
+    const KINDS: [&str; 3] = [":malformed", ":unauthorized", ":accountDoesNotExist"];
+    let problem = error.context_value("problem").unwrap_or_default();
+    KINDS.iter().any(|kind| problem.ends_with(kind))
 }
