@@ -183,7 +183,8 @@ impl Client {
 
 /// Whether the server may not know the key that signed: CAs say it in different ways.
 fn disowns_signer(error: &Error) -> bool {
-    const KINDS: [&str; 3] = [":malformed", ":unauthorized", ":accountDoesNotExist"];
+    const KINDS: [&str; 4] =
+        [":malformed", ":unauthorized", ":accountDoesNotExist", ":badSignatureAlgorithm"];
     let problem = error.context_value("problem").unwrap_or_default();
     KINDS.iter().any(|kind| problem.ends_with(kind))
 }
