@@ -113,14 +113,44 @@ async fn dns_01_where_an_alias_leads() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn dns_01_waits_as_long_as_the_record_takes_and_then_for_the_name_servers() {
+    let Some(world) = World::new(strict).await else { return };
+    // Nobody shows it: what is set is another name.
+    let mut acme = world.scripted_dns();
+    acme.dns_present_script = Some("/bin/true".into());
+    acme.dns_propagation_wait = certctl::issuers::acme::Seconds(certctl::Lifetime::secs(3));
+    acme.dns_propagation_strict = true;
+    let engine = world.engine(acme).await;
+    let begin = certctl::Clock::now(&certctl::SystemClock);
+    let certificate = engine.ensure(&actor(), spec("www.example.com")).await.unwrap();
+    let job = crate::rig::open(&engine, &certificate, "issue").await;
+    let error = job.last_error.as_ref().unwrap();
+    assert!(error.message.contains("_acme-challenge.www.example.com"), "{error:?}");
+    assert!(error.message.contains("after 3s"), "{error:?}");
+    assert!(certctl::Clock::now(&certctl::SystemClock).since(begin) >= std::time::Duration::from_secs(3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn dns_persist_01() {
     let Some(world) = World::new(strict).await else { return };
-    let acme = Acme { challenge_type: ChallengeKind::DnsPersist01, ..world.scripted_dns() };
+    // Where the CA's server is at another domain than the one that it issues under, that has to be said.
+    let silent = Acme { challenge_type: ChallengeKind::DnsPersist01, ..world.scripted_dns() };
+    let acme =
+        Acme { dns_persist_issuer_domain: Some("pebble.letsencrypt.org".to_owned()), ..silent.clone() };
     let engine = world.engine(acme).await;
     let certificate = engine.ensure(&actor(), spec("www.example.com")).await.unwrap();
     assert_active(&certificate);
     settle(&engine).await;
     assert!(!world.cleaned().exists(), "the record stays");
+
+    for domain in [None, Some("letsencrypt.org".to_owned())] {
+        let acme = Acme { dns_persist_issuer_domain: domain, ..silent.clone() };
+        let engine = world.builder(world.acme()).await.issuer("silent", acme).build().await.unwrap();
+        let spec = certctl::CertificateSpec::new("silent").dns("other.example.com").issuer("silent");
+        let certificate = engine.ensure(&actor(), spec.clone()).await.unwrap();
+        let reason = certificate.reason.as_ref().unwrap();
+        assert!(reason.message.contains("issuer domain"), "{reason:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,12 +4,16 @@ use std::time::Duration;
 
 use certctl_core::{
     Challenge, ChallengeKind, Error, ErrorKind, Result, Retry, SolverSpec, SubjectAltName, Timestamp,
+    connectors::SolverConfig,
 };
 use certctl_protocols::acme::wire::{
-    self, Authorization, AuthorizationStatus, ChallengeStatus, ChallengeType, Identifier, key_authorization,
+    self, Authorization, AuthorizationStatus, ChallengeStatus, ChallengeType, Identifier, check_token,
+    key_authorization,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+
+use crate::solvers::Http01Webroot;
 
 use super::{
     Acme,
@@ -51,10 +55,13 @@ pub(super) async fn choose(step: &Step<'_>, url: &str, authorization: &Authoriza
         .with("field", "/challenge_type"));
     };
     check_own(url, &offered.url)?;
+    // What the server sends becomes a path, a file's name and a program's variable.
     let token = offered.token.clone().unwrap_or_default();
+    if !token.is_empty() {
+        check_token(&token).map_err(bad_token)?;
+    }
     let authorization_of_key = match kind {
         ChallengeKind::DnsPersist01 => String::new(),
-        // What the server sends becomes a path and a file's name.
         _ => key_authorization(&token, step.account.key.public_key()).map_err(bad_token)?,
     };
     let txt = match (kind, &name) {
@@ -121,6 +128,12 @@ pub(super) async fn tell(step: &Step<'_>, pending: &Pending) -> Result<()> {
     }
     // It has looked, or does.
     Ok(())
+}
+
+/// Whether it is gone with the process that shows it: what is in the DNS, or in a directory, stays.
+pub(super) fn is_volatile(challenge: &Challenge) -> bool {
+    challenge.txt.is_none()
+        && challenge.solver.as_ref().is_none_or(|solver| &*solver.kind != Http01Webroot::KIND)
 }
 
 fn offer(authorization: &Authorization, kind: ChallengeKind) -> Option<&wire::Challenge> {
@@ -195,11 +208,14 @@ fn solver(config: &Acme, kind: ChallengeKind, step: &Step<'_>) -> Result<Option<
 
 #[cfg(feature = "dns")]
 mod dns {
-    use certctl_core::{ChallengeKind, Error, Result, TxtRecord};
+    use certctl_core::{ChallengeKind, Error, ErrorKind, Result, TxtRecord};
     use certctl_protocols::acme::wire::{self, dns01_value};
 
     use super::super::order::Step;
     use crate::dns::Lookup;
+
+    /// Records that are looked at at the same time, each at several name servers.
+    const AT_ONCE: usize = 4;
 
     /// The record to show, where an alias leads to.
     pub(super) async fn record(
@@ -214,25 +230,55 @@ mod dns {
             ChallengeKind::DnsPersist01 => ("_validation-persist", persistent(step, offered, wildcard)?),
             _ => ("_acme-challenge", dns01_value(key_authorization)),
         };
-        let name = format!("{label}.{domain}");
-        let name = lookup(step)?.follow(&name).await.map_err(|e| e.during(format!("following {name}")))?;
-        Ok(TxtRecord { name, value })
+        let plain = format!("{label}.{domain}");
+        let lookup = lookup(step)?;
+        let name = lookup.follow(&plain).await.map_err(|e| e.during(format!("following {plain}")))?;
+        if name.eq_ignore_ascii_case(&plain) {
+            return Ok(TxtRecord { name, value });
+        }
+        // A wildcard makes an alias of every name that is not there: nobody meant this one.
+        let random: [u8; 6] = certctl_core::random_bytes();
+        let random: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        let of_a_wildcard = match lookup.follow(&format!("_certctl-{random}.{domain}")).await {
+            Ok(other) => other == name,
+            Err(_) => false,
+        };
+        Ok(TxtRecord { name: if of_a_wildcard { plain } else { name }, value })
     }
 
     /// draft-ietf-acme-dns-persist: who may issue, for which account, and whether for everything below.
     fn persistent(step: &Step<'_>, offered: &wire::Challenge, wildcard: bool) -> Result<String> {
         let configured =
             step.client.config.dns_persist_issuer_domain.as_ref().filter(|domain| !domain.is_empty());
-        let domain = configured.or_else(|| offered.issuer_domain_names.first()).ok_or_else(|| {
-            Error::unsupported("the CA does not name its issuer domain: give dns_persist_issuer_domain")
-        })?;
+        let names = &offered.issuer_domain_names;
+        let domain = match configured {
+            Some(configured) if names.is_empty() || names.contains(configured) => configured,
+            // A record for another CA than the one that is asked would let that one issue, for good.
+            None => names.iter().find(|domain| step.client.config.is_at(domain)).ok_or_else(|| {
+                Error::unsupported(
+                    "the CA does not name an issuer domain of its own: give dns_persist_issuer_domain",
+                )
+                .with("field", "/dns_persist_issuer_domain")
+            })?,
+            Some(configured) => {
+                return Err(Error::unsupported(format!("the CA's issuer domain is not {configured}"))
+                    .with("field", "/dns_persist_issuer_domain"));
+            }
+        };
+        let account = &step.account.url;
+        if account.chars().any(|c| c.is_whitespace() || c.is_control() || ";\"\\".contains(c)) {
+            return Err(Error::new(
+                ErrorKind::BadResponse,
+                "the account's address has characters that the record can't have",
+            ));
+        }
         let named =
             domain.len() <= 253 && domain.chars().all(|c| c.is_ascii_alphanumeric() || c == '.' || c == '-');
         if !named {
             return Err(Error::unsupported("the CA's issuer domain is no domain"));
         }
         let policy = if wildcard { "; policy=wildcard" } else { "" };
-        Ok(format!("{domain}; accounturi={}{policy}", step.account.url))
+        Ok(format!("{domain}; accounturi={account}{policy}"))
     }
 
     /// Whether every name server shows these.
@@ -241,12 +287,14 @@ mod dns {
     /// A sentence that says what is missing.
     pub(super) async fn visible(step: &Step<'_>, records: &[&TxtRecord]) -> Result<(), String> {
         let lookup = lookup(step).map_err(|e| e.to_string())?;
-        let looks = records.iter().map(|record| lookup.visible(record));
-        for (record, seen) in records.iter().zip(futures_util::future::join_all(looks).await) {
-            match seen {
-                Ok(seen) if seen.complete() => {}
-                Ok(seen) => return Err(format!("{}: {seen}", record.name)),
-                Err(e) => return Err(format!("{}: {e}", record.name)),
+        for records in records.chunks(AT_ONCE) {
+            let looks = records.iter().map(|record| lookup.visible(record));
+            for (record, seen) in records.iter().zip(futures_util::future::join_all(looks).await) {
+                match seen {
+                    Ok(seen) if seen.complete() => {}
+                    Ok(seen) => return Err(format!("{}: {seen}", record.name)),
+                    Err(e) => return Err(format!("{}: {e}", record.name)),
+                }
             }
         }
         Ok(())

@@ -255,6 +255,15 @@ impl Acme {
         self.profile.as_deref().filter(|profile| !profile.is_empty())
     }
 
+    /// Whether the directory is at this domain, or below it.
+    #[cfg(feature = "dns")]
+    pub(super) fn is_at(&self, domain: &str) -> bool {
+        let url = reqwest::Url::parse(&self.directory_url).ok();
+        let host = url.as_ref().and_then(|url| url.host_str()).unwrap_or_default();
+        host == domain
+            || host.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.') && domain.contains('.'))
+    }
+
     /// Where credentials for external account binding can be had for an email address.
     pub(super) fn credentials_url(&self) -> Option<&str> {
         if self.eab_credentials_url.is_some() {

@@ -52,6 +52,9 @@ pub(super) struct State {
     /// The process that had them shown last, and how often that was done.
     #[serde(default)]
     run: String,
+    /// Whether the request was sent for this attempt: another one with the same names may have the same order.
+    #[serde(default)]
+    sent: bool,
     #[serde(default)]
     shown: u8,
 }
@@ -199,7 +202,7 @@ impl Step<'_> {
     async fn go_on(&self, state: State) -> Result<Progress> {
         match state.stage {
             Stage::Ordered => self.authorize(state).await,
-            Stage::Shown if state.run != self.client.run && state.shown < MAX_SHOWN => self.show(state),
+            Stage::Shown if self.has_to_show_again(&state) => self.show(state),
             Stage::Shown => self.answer(state).await,
             Stage::Answered | Stage::Finalized => self.look(state).await,
         }
@@ -240,11 +243,23 @@ impl Step<'_> {
         }
         state.run.clone_from(&self.client.run);
         state.shown = state.shown.saturating_add(1);
+        state.asked = 0;
         Ok(Progress::Challenges { handle: state.handle()?, present })
+    }
+
+    /// Whether another process had them shown, where what it had shown is gone with it.
+    fn has_to_show_again(&self, state: &State) -> bool {
+        state.run != self.client.run
+            && state.shown < MAX_SHOWN
+            && state.challenges.iter().any(|pending| challenge::is_volatile(&pending.challenge))
     }
 
     /// Tells the CA to look, once what it will look at can be seen.
     async fn answer(&self, mut state: State) -> Result<Progress> {
+        if state.asked == 0 {
+            // Shown by now, however long that has taken.
+            state.since = self.now;
+        }
         match challenge::visible(self, &state.challenges, state.since).await {
             challenge::Visible::Yes => {}
             challenge::Visible::NotYet(sentence) => {
@@ -277,7 +292,7 @@ impl Step<'_> {
                 if let Some(failed) = authorizations.iter().find(failed) {
                     return self.failed(invalid_authorization(failed, self.now));
                 }
-                if state.run != self.client.run && state.shown < MAX_SHOWN && !state.challenges.is_empty() {
+                if self.has_to_show_again(&state) {
                     // Shown again, in case the CA has not looked yet; then asked again.
                     return self.show(state);
                 }
@@ -325,7 +340,12 @@ impl Step<'_> {
         let at = after.unwrap_or(self.now + pause(state.asked));
         // Not before: a date that has passed, or a clock that is wrong, is no invitation to a circle.
         let pace = (self.now.since(state.since) / 20).clamp(FIRST_PAUSE, SLOWEST_PACE);
-        state.waiting(at.max(self.now + pace))
+        // Nor much later while the CA has nothing to do but look: some say "tomorrow" and are done in seconds.
+        let latest = match state.stage {
+            Stage::Finalized => at,
+            _ => self.now + SLOWEST_PACE,
+        };
+        state.waiting(at.min(latest).max(self.now + pace))
     }
 
     async fn authorizations(&self, state: &State) -> Result<Vec<Authorization>> {
@@ -383,6 +403,7 @@ impl State {
             asked: 0,
             challenges: Vec::new(),
             run: client.run.clone(),
+            sent: false,
             shown: 0,
         })
     }
@@ -410,11 +431,13 @@ impl State {
 
     /// The CA has the request, and makes the certificate.
     pub(super) fn finalized(&mut self, now: Timestamp) {
+        self.sent = true;
         self.enter(Stage::Finalized, now);
     }
 
+    /// Whether it has it from this attempt.
     pub(super) fn is_finalized(&self) -> bool {
-        self.stage == Stage::Finalized
+        self.sent
     }
 
     fn waiting(&self, at: Timestamp) -> Result<Progress> {
