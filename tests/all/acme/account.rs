@@ -190,11 +190,14 @@ async fn a_ca_that_forgot_the_account_gets_it_again() {
 async fn who_holds_the_account_notices_that_its_key_was_changed() {
     let Some(world) = World::new(|_| {}).await else { return };
     let (one, other) = (world.engine(world.acme()).await, world.engine(world.acme()).await);
-    assert_eq!(url(&one).await, url(&other).await);
-    issuer(&one).await.account().unwrap().roll_key(&cx(), KeyAlgorithm::EcdsaP384).await.unwrap();
+    assert_eq!(
+        one.account(&actor(), "ca").await.unwrap().url,
+        other.account(&actor(), "ca").await.unwrap().url
+    );
+    one.roll_account_key(&actor(), "ca", KeyAlgorithm::EcdsaP384).await.unwrap();
     // It signed with the old key until now.
     assert_active(&other.ensure(&actor(), spec("www.example.com")).await.unwrap());
-    let info = issuer(&other).await.account().unwrap().describe(&cx()).await.unwrap();
+    let info = other.account(&actor(), "ca").await.unwrap();
     assert_eq!(info.key.kind(), KeyAlgorithm::EcdsaP384.kind());
 }
 
@@ -202,12 +205,11 @@ async fn who_holds_the_account_notices_that_its_key_was_changed() {
 async fn a_key_that_the_ca_refuses_changes_nothing() {
     let Some(world) = World::new(|_| {}).await else { return };
     let engine = world.engine(world.acme()).await;
-    let before = issuer(&engine).await.account().unwrap().describe(&cx()).await.unwrap();
+    let before = engine.account(&actor(), "ca").await.unwrap();
     // Pebble knows RS256, ES256, ES384 and ES512.
-    let refused =
-        issuer(&engine).await.account().unwrap().roll_key(&cx(), KeyAlgorithm::Ed25519).await.unwrap_err();
+    let refused = engine.roll_account_key(&actor(), "ca", KeyAlgorithm::Ed25519).await.unwrap_err();
     assert!(refused.to_string().contains("key"), "{refused:?}");
-    let after = issuer(&engine).await.account().unwrap().describe(&cx()).await.unwrap();
+    let after = engine.account(&actor(), "ca").await.unwrap();
     assert_eq!(after, before);
     drop(engine);
     let engine = world.engine(world.acme()).await;
@@ -229,10 +231,10 @@ async fn a_first_key_that_the_ca_refuses_is_replaced_by_the_one_that_is_configur
 async fn after_an_account_was_ended_another_one_is_begun_with_a_new_key() {
     let Some(world) = World::new(|_| {}).await else { return };
     let engine = world.engine(world.acme()).await;
-    let before = url(&engine).await;
-    issuer(&engine).await.account().unwrap().deactivate(&cx()).await.unwrap();
+    let before = engine.account(&actor(), "ca").await.unwrap().url;
+    engine.deactivate_account(&actor(), "ca").await.unwrap();
     let key = certctl::PrivateKey::generate(KeyAlgorithm::EcdsaP256).unwrap();
-    issuer(&engine).await.account().unwrap().import(&key.to_pem()).await.unwrap();
-    assert_ne!(url(&engine).await, before);
+    engine.import_account(&actor(), "ca", key.to_pem()).await.unwrap();
+    assert_ne!(engine.account(&actor(), "ca").await.unwrap().url, before);
     assert_active(&engine.ensure(&actor(), spec("www.example.com")).await.unwrap());
 }
