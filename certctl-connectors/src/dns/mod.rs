@@ -44,7 +44,7 @@ const MAX_GIVEN: usize = 64;
 /// // The system's resolvers, and the zone's name servers.
 /// let lookup = Lookup::new(&[], &[])?;
 /// // A hidden primary, which no NS record names.
-/// let hidden = Lookup::new(&[], &["192.0.2.53:53".parse().unwrap()])?;
+/// let hidden = Lookup::new(&[], &[([192, 0, 2, 53], 53).into()])?;
 /// # Ok::<(), certctl_core::Error>(())
 /// ```
 #[derive(Clone, Debug)]
