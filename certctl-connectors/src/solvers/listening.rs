@@ -3,13 +3,14 @@
 use std::{
     collections::VecDeque,
     fmt, io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
 use certctl_core::{Error, ErrorKind, Result, Retry, Violation};
 use futures_util::future::BoxFuture;
+use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream},
     task::{AbortHandle, JoinHandle, JoinSet},
@@ -60,6 +61,7 @@ impl Listening {
         }
         let listener = self.bind().await.map_err(|(at, error)| refused(at, &error, remedy))?;
         let local = listener.local_addr().map_err(|error| refused(self.first(), &error, remedy))?;
+        let listener = Shut(listener);
         self.running = Some(Running { local, task: tokio::spawn(accept(listener, self.serve.clone())) });
         Ok(())
     }
@@ -108,12 +110,23 @@ pub(super) fn check_port(port: u16, usual: u16) -> Vec<Violation> {
     }
 }
 
-async fn accept(listener: TcpListener, serve: Serve) {
+/// A listener that is shut down when it is dropped. Closing alone is not enough: a program that is being started at the same
+/// time by this process holds a copy of the socket until its `exec`, and the port would listen for so long.
+struct Shut(TcpListener);
+
+impl Drop for Shut {
+    fn drop(&mut self) {
+        // Closing follows in any case.
+        let _ = SockRef::from(&self.0).shutdown(Shutdown::Both);
+    }
+}
+
+async fn accept(listener: Shut, serve: Serve) {
     // Dropped with this task, and the connections with it.
     let mut connections = JoinSet::new();
     let mut oldest: VecDeque<AbortHandle> = VecDeque::new();
     loop {
-        let stream = match listener.accept().await {
+        let stream = match listener.0.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::debug!(%error, "a connection could not be accepted");
