@@ -183,7 +183,7 @@ async fn engine(dir: &Path, at: &str) -> Engine {
     std::fs::create_dir_all(dir.join("tls")).unwrap();
     let (what, nth) = at.split_once(':').unwrap_or((at, "0"));
     let nth: usize = nth.parse().unwrap();
-    let fuse = |name: &str| Arc::new(Fuse { left: AtomicUsize::new(if name == what { nth } else { 0 }) });
+    let fuse = |name: &str| Fuse::new(if name == what { nth } else { 0 });
     let home = SqliteStore::open(dir.join("state/certs.db")).await.unwrap().into_home().unwrap();
     let env = Env::new(
         Arc::new(certctl::SystemClock),
@@ -216,11 +216,16 @@ async fn engine(dir: &Path, at: &str) -> Engine {
 
 /// Burns down by one at each boundary; at the end the process is gone.
 #[derive(Debug)]
-struct Fuse {
+pub struct Fuse {
     left: AtomicUsize,
 }
 
 impl Fuse {
+    /// For so many boundaries; 0 never burns.
+    pub fn new(boundaries: usize) -> Arc<Self> {
+        Arc::new(Self { left: AtomicUsize::new(boundaries) })
+    }
+
     fn burn(&self) {
         // 0 never burns.
         let burnt = self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
@@ -239,9 +244,9 @@ fn die() {
 
 /// Something whose calls are boundaries.
 #[derive(Debug)]
-struct Fused<T: ?Sized> {
-    fuse: Arc<Fuse>,
-    inner: Arc<T>,
+pub struct Fused<T: ?Sized> {
+    pub fuse: Arc<Fuse>,
+    pub inner: Arc<T>,
 }
 
 impl<T: ?Sized> Fused<T> {

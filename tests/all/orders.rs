@@ -301,6 +301,24 @@ async fn ever_new_challenges_end_the_order() {
 }
 
 #[tokio::test]
+async fn what_is_shown_already_is_shown_once_more_at_once_but_not_in_a_circle() {
+    each(ALL, async |rig| {
+        rig.ca.script(Script::Challenge);
+        // The CA waits for a second name, which never comes.
+        let shower = Shower::new(&rig);
+        let engine = rig.builder().solver(shower.clone()).build().await.unwrap();
+        let ensuring = tokio::spawn(async move { engine.ensure(&actor(), spec()).await });
+        for presented in [1 + 3, 1 + 4] {
+            let woken = rig.clock.asleep().await;
+            assert_eq!((woken, shower.presented()), (rig.clock.now() + Duration::from_secs(10), presented));
+            rig.clock.set(woken);
+        }
+        ensuring.abort();
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn the_loop_polls_at_once_when_the_challenges_are_shown() {
     let rig = Rig::new(Recovery::Searchable, true).await;
     rig.ca.script(Script::Challenge);

@@ -31,6 +31,10 @@ pub(super) const KIND: &str = "issue";
 /// How long a CA is left alone that asks for challenges which are shown already.
 const CHALLENGED_AGAIN: Duration = Duration::from_secs(10);
 
+/// How often an order's challenges are shown once more without that pause: a process that was started anew shows what went
+/// with the one before it, and the CA may be looking.
+const SHOWN_AGAIN_AT_ONCE: u32 = 3;
+
 /// How many challenges an order may want for each name, over time: no CA has us present for ever.
 const CHALLENGES_PER_NAME: usize = 20;
 
@@ -55,6 +59,9 @@ pub(super) enum Step {
         /// Could not be shown so far.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         missing: Vec<Challenge>,
+        /// How often those that were shown already had to be shown once more.
+        #[serde(default)]
+        repeats: u32,
     },
     /// The version is recorded; its deployments are under way.
     Deploy { version: Id<Version> },
@@ -100,8 +107,8 @@ pub(super) async fn run(engine: &Inner, mut held: Held, cx: &Context) -> Result<
             Step::Submit { attempt, generation, asked } => {
                 submit(engine, &mut held, cx, &attempt, generation, asked && !own, at_once).await?
             }
-            Step::Poll { attempt, generation, shown, missing } if !missing.is_empty() => {
-                let at = Step::Poll { attempt, generation, shown, missing: Vec::new() };
+            Step::Poll { attempt, generation, shown, missing, repeats } if !missing.is_empty() => {
+                let at = Step::Poll { attempt, generation, shown, missing: Vec::new(), repeats };
                 show(engine, &mut held, &at, missing).await?
             }
             Step::Poll { attempt, generation, shown, .. } => {
@@ -381,15 +388,17 @@ async fn went_on(
             }
             // A CA that wants to see once more what is shown already is given time, not asked in a circle.
             let again = !present.is_empty() && fresh == 0;
+            let repeats = repeats(held)? + u32::from(again);
             let step = Step::Poll {
                 attempt: at.attempt.id.clone(),
                 generation: at.generation,
                 shown,
                 missing: present.clone(),
+                repeats,
             };
             held.set_step(&step)?;
             let event = held.event(engine, "order.challenged").with("challenges", present.len());
-            if again || present.is_empty() {
+            if (again && repeats > SHOWN_AGAIN_AT_ONCE) || present.is_empty() {
                 held.wait_until(engine.clock.now() + CHALLENGED_AGAIN);
                 held.save(engine, event, LeaseUse::Release, |change| change.update(&at.attempt)).await?;
                 return Ok(Next::Released);
@@ -405,12 +414,20 @@ async fn went_on(
 fn save_handle(held: &mut Held, at: &mut At, shown: Vec<Challenge>, handle: Handle) -> Result<()> {
     at.attempt.handle = Some(handle);
     let (attempt, generation) = (at.attempt.id.clone(), at.generation);
-    held.set_step(&Step::Poll { attempt, generation, shown, missing: Vec::new() })
+    let repeats = repeats(held)?;
+    held.set_step(&Step::Poll { attempt, generation, shown, missing: Vec::new(), repeats })
+}
+
+fn repeats(held: &Held) -> Result<u32> {
+    Ok(match held.step()? {
+        Step::Poll { repeats, .. } => repeats,
+        _ => 0,
+    })
 }
 
 /// Has challenges shown, by jobs of their own, and waits for them.
 async fn show(engine: &Inner, held: &mut Held, at: &Step, missing: Vec<Challenge>) -> Result<Next, Failure> {
-    let Step::Poll { attempt, generation, shown, .. } = at else {
+    let Step::Poll { attempt, generation, shown, repeats, .. } = at else {
         return Err(Error::internal("the job is not at its poll step").into());
     };
     if held.job.cancel {
@@ -423,7 +440,8 @@ async fn show(engine: &Inner, held: &mut Held, at: &Step, missing: Vec<Challenge
     let mut shown = shown.clone();
     shown.extend(missing.into_iter().filter(|challenge| !at.shows(challenge)));
     let (attempt, generation) = (attempt.clone(), *generation);
-    held.set_step(&Step::Poll { attempt, generation, shown, missing: Vec::new() })?;
+    let repeats = *repeats;
+    held.set_step(&Step::Poll { attempt, generation, shown, missing: Vec::new(), repeats })?;
     held.job.state = JobState::Waiting;
     held.job.open_children = u32::try_from(jobs.len()).unwrap_or(u32::MAX);
     let event = held.event(engine, "challenges.presenting").with("challenges", jobs.len());

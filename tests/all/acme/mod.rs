@@ -4,12 +4,15 @@ mod account;
 mod chains;
 mod challenges;
 mod hostile;
+mod kill;
 mod orders;
 mod renewal;
 mod server;
+mod step_ca;
 mod stored;
+mod updates;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use certctl::{
     Actor, CertificateSpec, ChallengeKind, Engine, EngineBuilder, X509Certificate,
@@ -104,19 +107,20 @@ impl World {
     }
 
     pub async fn builder(&self, acme: Acme) -> EngineBuilder {
-        let store = SqliteStore::open(self.dir.path().join("certs.db")).await.unwrap();
-        Engine::builder(store).issuer("ca", acme).target("web", self.files("web"))
+        builder_in(self.dir.path(), acme).await
     }
 
     pub async fn engine(&self, acme: Acme) -> Engine {
         self.builder(acme).await.build().await.unwrap()
     }
+}
 
-    pub fn files(&self, name: &str) -> Files {
-        let path =
-            |suffix: &str| self.dir.path().join(format!("{name}.{suffix}")).to_str().unwrap().to_owned();
-        Files { cert_path: path("crt"), key_path: path("key"), ..Files::default() }
-    }
+/// A program that keeps its things in this directory.
+pub async fn builder_in(dir: &Path, acme: Acme) -> EngineBuilder {
+    let store = SqliteStore::open(dir.join("certs.db")).await.unwrap();
+    let path = |suffix: &str| dir.join(format!("web.{suffix}")).to_str().unwrap().to_owned();
+    let files = Files { cert_path: path("crt"), key_path: path("key"), ..Files::default() };
+    Engine::builder(store).issuer("ca", acme).target("web", files)
 }
 
 pub fn actor() -> Actor {

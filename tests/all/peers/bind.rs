@@ -61,14 +61,19 @@ pub struct Bind {
 impl Bind {
     /// A name server whose zones who has the key may change.
     pub async fn start(zones: &[Zone], key: &TsigKey) -> Self {
-        on_free_ports("named", async || Self::try_start(free_port(), zones, key, 1).await).await
+        on_free_ports("named", async || Self::try_start(free_port(), zones, key, 1, false).await).await
+    }
+
+    /// Such a name server, which also follows aliases from one of its zones into another for who asks, as a resolver does.
+    pub async fn start_resolver(zones: &[Zone], key: &TsigKey) -> Self {
+        on_free_ports("named", async || Self::try_start(free_port(), zones, key, 1, true).await).await
     }
 
     /// Such a name server, and a second one on the same port of another address, which lags behind it.
     pub async fn start_pair(zones: &[Zone], key: &TsigKey) -> (Self, Secondary) {
         on_free_ports("the name servers", async || {
             let port = free_port();
-            let first = Self::try_start(port, zones, key, 2).await?;
+            let first = Self::try_start(port, zones, key, 2, false).await?;
             let second = Secondary::try_start(first.addr, zones).await?;
             Ok((first, second))
         })
@@ -80,6 +85,7 @@ impl Bind {
         zones: &[Zone],
         key: &TsigKey,
         name_servers: u8,
+        resolves: bool,
     ) -> Result<Self, PortTaken> {
         let dir = tempfile::tempdir().unwrap();
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -87,7 +93,7 @@ impl Bind {
             std::fs::write(dir.path().join(zone.name), zone_file(zone, name_servers)).unwrap();
         }
         let config = dir.path().join("named.conf");
-        std::fs::write(&config, configuration(dir.path(), port, zones, key)).unwrap();
+        std::fs::write(&config, configuration(dir.path(), port, zones, key, resolves)).unwrap();
         let mut process = Process::start(&NAMED.path(), &dir.path().join("log"), |command| {
             command.args(["-g", "-4", "-n", "1", "-c"]).arg(&config);
         });
@@ -134,11 +140,12 @@ fn zone_file(zone: &Zone, name_servers: u8) -> String {
     format!("{file}{}\n", zone.records)
 }
 
-fn configuration(dir: &Path, port: u16, zones: &[Zone], key: &TsigKey) -> String {
+fn configuration(dir: &Path, port: u16, zones: &[Zone], key: &TsigKey, resolves: bool) -> String {
+    let recursion = if resolves { "yes" } else { "no" };
     let TsigKey { name, algorithm, secret } = key;
     let mut text = format!(
         "options {{\n  directory \"{}\";\n  listen-on port {port} {{ 127.0.0.1; }};\n  listen-on-v6 {{ none; }};\n  \
-         pid-file none;\n  session-keyfile none;\n  recursion no;\n  empty-zones-enable no;\n  notify no;\n  \
+         pid-file none;\n  session-keyfile none;\n  recursion {recursion};\n  empty-zones-enable no;\n  notify no;\n  \
          dnssec-validation no;\n  allow-transfer {{ any; }};\n}};\ncontrols {{ }};\n\
          key \"{name}\" {{ algorithm {algorithm}; secret \"{secret}\"; }};\n",
         dir.display(),

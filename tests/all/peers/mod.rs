@@ -7,13 +7,16 @@ pub mod bind;
 pub mod challtestsrv;
 pub mod knot;
 pub mod pebble;
+pub mod proxy;
 pub mod step_ca;
+pub mod tls;
 
 mod dns;
 mod http;
 mod process;
-pub mod tls;
 
+// A bench has the servers as well, and no tests.
+#[allow(unused_imports)]
 mod smoke;
 
 use std::{

@@ -166,7 +166,11 @@ pub(super) async fn recover(client: &Client, cx: &Context, order: &Order) -> Res
             Err(e) if e.retry() == Retry::Never => return Ok(None),
             Err(e) => return Err(e),
         };
-        urls.extend(page.json::<wire::OrdersList>("list of orders")?.orders);
+        urls.extend(match page.json::<Vec<String>>("list of orders") {
+            // step-ca answers with the array alone.
+            Ok(orders) => orders,
+            Err(_) => page.json::<wire::OrdersList>("list of orders")?.orders,
+        });
         next = page.own_links("next").into_iter().next();
         pages.push(url);
     }

@@ -1,0 +1,307 @@
+//! Renewals through Pebble, 16 at a time: are all of them done, is no order wasted, and what processor time does the client
+//! need for an order, beside instant-acme for the same orders?
+//!
+//! `cargo bench --bench acme [orders]`, or with the number in `CERTCTL_BENCH_ORDERS`; 500 without either. Pebble and its
+//! challenge test server have to be there (`scripts/install-peers`).
+//!
+//! Three ways to get the certificates: instant-acme, this issuer driven directly, and the engine with SQLite and a `files`
+//! target. The first two get the same requests (CSR), made before, and show nothing: Pebble takes every challenge for
+//! fulfilled without looking. The engine makes keys and requests, opens its http-01 listener, commits every step, and deploys
+//! two files durably. The goal is that the issuer needs no more processor time than twice instant-acme's.
+// A bench reads the clock and its arguments, prints, and gives up at the first error.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    clippy::panic,
+    unreachable_pub
+)]
+
+#[path = "../tests/all/peers/mod.rs"]
+mod peers;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use certctl::{
+    Actor, CertificateSpec, Clock, Context, Csr, Engine, Issuer, Order, PrivateKey, Progress, SubjectAltName,
+    SystemClock,
+    issuers::Acme,
+    records::{Certificate, CertificateStatus, Job, TargetRecord, Version},
+    store::{Change, ColumnValue, Query, Select, Store, Test},
+    stores::SqliteStore,
+};
+use tokio::task::JoinSet;
+
+use peers::{CHALLTESTSRV, Challtestsrv, PEBBLE, Pebble, PebbleOptions};
+
+const AT_ONCE: usize = 16;
+
+#[tokio::main]
+async fn main() {
+    if !peers::has(&[PEBBLE, CHALLTESTSRV]) {
+        return;
+    }
+    let orders = orders();
+    let dns = Challtestsrv::start().await;
+    let options = PebbleOptions { nonce_reject: 0, always_valid: true, ..PebbleOptions::new(&dns) };
+    let http_port = options.http_port;
+    let pebble = Pebble::start(options).await;
+    let directory = tempfile::tempdir().unwrap();
+    let acme = Acme {
+        directory_url: pebble.directory_url(),
+        ca_file: Some(pebble.ca_file().to_str().unwrap().parse().unwrap()),
+        terms_of_service_agreed: true,
+        http_address: Some([127, 0, 0, 1].into()),
+        http_port,
+        ..Acme::default()
+    };
+    let store = SqliteStore::open(directory.path().join("certs.db")).await.unwrap();
+    // "plain" asks for what instant-acme asks for: no renewal information, no replacing.
+    let plain = Acme { ari_enabled: false, ..acme.clone() };
+    let engine = Engine::builder(store).issuer("ca", acme).issuer("plain", plain).at_once(AT_ONCE);
+    let engine = engine.build().await.unwrap();
+    let issuer = engine.issuer(&Actor::process(), "plain").await.unwrap();
+
+    let mut requests = Vec::with_capacity(orders);
+    for number in 0..orders {
+        requests.push(request(number).await);
+    }
+    let theirs = instant_acme(&pebble).await;
+    // Both with their account, connections and nonces.
+    each(&requests[..1], |csr| by_instant_acme(theirs.clone(), csr)).await;
+    each(&requests[..1], |csr| by_issuer(issuer.clone(), csr)).await;
+
+    println!("{orders} orders, {AT_ONCE} at a time");
+    let before = Counts::of(&pebble);
+    let instant = each(&requests, |csr| by_instant_acme(theirs.clone(), csr)).await;
+    let after = Counts::of(&pebble);
+    println!("instant-acme: {}", rate(orders, instant, &before, &after));
+    let before = after;
+    let direct = each(&requests, |csr| by_issuer(issuer.clone(), csr)).await;
+    let after = Counts::of(&pebble);
+    println!("this issuer, driven directly: {}", rate(orders, direct, &before, &after));
+
+    targets(engine.store(), directory.path(), orders).await;
+    for (what, versions) in [("first issuances", 1), ("renewals", 2)] {
+        let before = Counts::of(&pebble);
+        let phase = Phase::begin();
+        for number in 0..orders {
+            let (actor, name) = (Actor::process(), format!("host-{number:05}"));
+            let _ = match versions {
+                1 => engine.want(&actor, spec(&name)).await,
+                _ => engine.renew(&actor, &name).await,
+            }
+            .unwrap();
+        }
+        drain(&engine, orders, versions).await;
+        let spent = phase.end();
+        let after = Counts::of(&pebble);
+        assert_eq!(after.orders - before.orders, orders, "orders were wasted");
+        println!("{what} by the engine: {}", rate(orders, spent, &before, &after));
+    }
+    let ratio = direct.cpu.as_secs_f64() / instant.cpu.as_secs_f64();
+    println!("processor time of an order, this issuer / instant-acme = {ratio:.2} (goal: at most 2)");
+}
+
+fn orders() -> usize {
+    let argument = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    let text = argument.or_else(|| std::env::var("CERTCTL_BENCH_ORDERS").ok());
+    text.map_or(500, |text| text.parse().unwrap())
+}
+
+async fn request(number: usize) -> Csr {
+    let key = PrivateKey::generate(Default::default()).unwrap();
+    let name = SubjectAltName::dns(&format!("host-{number:05}.example.com")).unwrap();
+    Csr::create(&key, None, &[name]).await.unwrap()
+}
+
+// ---- One order, three ways -------------------------------------------------------------------------------------------------
+
+async fn instant_acme(pebble: &Pebble) -> instant_acme::Account {
+    let account =
+        instant_acme::NewAccount { contact: &[], terms_of_service_agreed: true, only_return_existing: false };
+    let builder = instant_acme::Account::builder_with_root(pebble.ca_file()).unwrap();
+    builder.create(&account, pebble.directory_url(), None).await.unwrap().0
+}
+
+async fn by_instant_acme(account: instant_acme::Account, csr: Csr) {
+    use instant_acme::{AuthorizationStatus, ChallengeType, Identifier, NewOrder, OrderStatus, RetryPolicy};
+    let SubjectAltName::Dns(name) = &csr.names()[0] else { unreachable!() };
+    let identifiers = [Identifier::Dns(name.to_string())];
+    let mut order = account.new_order(&NewOrder::new(&identifiers)).await.unwrap();
+    let mut authorizations = order.authorizations();
+    while let Some(authorization) = authorizations.next().await {
+        let mut authorization = authorization.unwrap();
+        assert_eq!(authorization.status, AuthorizationStatus::Pending);
+        let mut challenge = authorization.challenge(ChallengeType::Http01).unwrap();
+        assert!(challenge.key_authorization().as_str().contains('.'));
+        challenge.set_ready().await.unwrap();
+    }
+    // What this issuer waits.
+    let patience = RetryPolicy::new().initial_delay(Duration::from_millis(500));
+    assert_eq!(order.poll_ready(&patience).await.unwrap(), OrderStatus::Ready);
+    order.finalize_csr(csr.der()).await.unwrap();
+    let patience = patience.initial_delay(Duration::from_secs(1));
+    let pem = order.poll_certificate(&patience).await.unwrap();
+    assert!(
+        certctl::Chain::from_pem(pem.as_bytes()).unwrap().leaf().public_key().unwrap() == csr.public_key()
+    );
+}
+
+async fn by_issuer(issuer: Arc<dyn Issuer>, csr: Csr) {
+    let cx = Context::new(Arc::new(SystemClock));
+    let order = Order::from_csr(csr, Default::default(), cx.clock.now());
+    let mut progress = issuer.submit(&cx, &order).await.unwrap();
+    loop {
+        let handle = match progress {
+            Progress::Issued { chain } => {
+                assert!(chain.leaf().public_key().unwrap() == order.csr.public_key());
+                return;
+            }
+            Progress::Waiting { handle, at } => {
+                tokio::time::sleep(at.since(cx.clock.now())).await;
+                handle
+            }
+            Progress::Challenges { handle, .. } => handle,
+            Progress::Failed { error } => panic!("{error:?}"),
+        };
+        progress = issuer.poll(&cx, &order, handle).await.unwrap();
+    }
+}
+
+fn spec(name: &str) -> CertificateSpec {
+    CertificateSpec::new(name).dns(format!("{name}.example.com")).issuer("ca").target(name)
+}
+
+/// One target for each certificate, as an operator would have stored them.
+async fn targets(store: &dyn Store, directory: &std::path::Path, count: usize) {
+    let now = SystemClock.now();
+    let event = certctl::records::AuditEvent::new(now, &Actor::process(), "bench", "targets");
+    let mut change = Change::new(event);
+    let folder = directory.join("tls");
+    std::fs::create_dir_all(&folder).unwrap();
+    for number in 0..count {
+        let path = |end: &str| folder.join(format!("{number:05}.{end}")).to_str().unwrap().to_owned();
+        let target = TargetRecord {
+            id: certctl::Id::mint_at(now),
+            name: format!("host-{number:05}").into(),
+            kind: "files".into(),
+            config: Some(serde_json::json!({ "cert_path": path("crt"), "key_path": path("key") })),
+            place: Default::default(),
+            probe: Default::default(),
+            write: Default::default(),
+        };
+        change = change.insert(&target).unwrap();
+    }
+    store.commit(change).await.unwrap();
+}
+
+/// Runs the engine until every certificate has so many versions and stands as active; says now and then how far it is.
+async fn drain(engine: &Engine, certificates: usize, versions: usize) {
+    let store = engine.store();
+    let issuing = Query::of::<Job>().filter("kind", Test::Equal, "issue").select(Select::CountBy("state"));
+    let open = Query::of::<Job>().filter("finished", Test::Equal, ColumnValue::Null).limit(1);
+    let done = async {
+        let mut ticks = 0;
+        loop {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            ticks += 1;
+            let counts = store.query(&issuing).await.unwrap().counts;
+            assert!(counts.iter().all(|(state, _)| *state != "attention".into()), "{counts:?}");
+            let is =
+                |name: &str| counts.iter().find(|(state, _)| *state == name.into()).map_or(0, |(_, n)| *n);
+            if ticks % 50 == 0 {
+                let done = is("done").saturating_sub(((versions - 1) * certificates) as u64);
+                println!("  {done} of {certificates}");
+            }
+            if store.query(&open).await.unwrap().rows.is_empty() {
+                return;
+            }
+        }
+    };
+    engine.run(done).await.unwrap();
+    let by_status = Query::of::<Certificate>().select(Select::CountBy("status"));
+    let counts = store.query(&by_status).await.unwrap().counts;
+    assert_eq!(counts, [(ColumnValue::from(CertificateStatus::Active.as_str()), certificates as u64)]);
+    let by_issuer = Query::of::<Version>().select(Select::CountBy("issuer"));
+    assert_eq!(store.query(&by_issuer).await.unwrap().counts[0].1 as usize, certificates * versions);
+}
+
+// ---- Counting --------------------------------------------------------------------------------------------------------------
+
+/// Does it for each, so many at a time.
+async fn each<F: Future<Output = ()> + Send + 'static>(requests: &[Csr], one: impl Fn(Csr) -> F) -> Spent {
+    let phase = Phase::begin();
+    let mut tasks = JoinSet::new();
+    for csr in requests {
+        if tasks.len() >= AT_ONCE {
+            tasks.join_next().await.unwrap().unwrap();
+        }
+        tasks.spawn(one(csr.clone()));
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
+    }
+    phase.end()
+}
+
+/// What Pebble has done so far.
+struct Counts {
+    orders: usize,
+    requests: usize,
+}
+
+impl Counts {
+    fn of(pebble: &Pebble) -> Self {
+        let printed = pebble.printed();
+        let count = |what: &str| printed.lines().filter(|line| line.contains(what)).count();
+        Self { orders: count("Added order "), requests: count("-> calling handler()") }
+    }
+}
+
+/// The time that a phase took, and the processor time that this process used up in it; that of Pebble is none of it.
+struct Phase {
+    begin: Instant,
+    cpu: Duration,
+}
+
+impl Phase {
+    fn begin() -> Self {
+        Self { begin: Instant::now(), cpu: cpu() }
+    }
+
+    fn end(self) -> Spent {
+        Spent { wall: self.begin.elapsed(), cpu: cpu() - self.cpu }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Spent {
+    wall: Duration,
+    cpu: Duration,
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn rate(orders: usize, spent: Spent, before: &Counts, after: &Counts) -> String {
+    let each = |count: usize| count as f64 / orders as f64;
+    format!(
+        "{:.1} s, {:.2} ms of processor time, {:.1} requests and {:.2} orders each",
+        spent.wall.as_secs_f64(),
+        spent.cpu.as_secs_f64() * 1e3 / orders as f64,
+        each(after.requests - before.requests),
+        each(after.orders - before.orders),
+    )
+}
+
+/// Processor time of this process so far (user and system), from the kernel's count of ticks of 10 ms.
+fn cpu() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields: Vec<i64> =
+        stat.rsplit(')').next().unwrap_or("").split(' ').filter_map(|f| f.parse().ok()).collect();
+    // After the state: utime and stime are the 11th and 12th.
+    Duration::from_millis(fields.get(10..12).map_or(0, |ticks| ticks.iter().sum::<i64>().unsigned_abs() * 10))
+}
