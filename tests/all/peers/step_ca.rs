@@ -112,9 +112,10 @@ impl StepCa {
     pub async fn is_revoked(&self, serial: &SerialNumber) -> bool {
         let list = self.ask("/crl").await;
         assert_eq!(list.status, 200, "{list:?}");
-        // A serial number is an INTEGER in DER (RFC 5280 section 5.1).
-        let octets = serial.octets();
-        let der = [&[2, u8::try_from(octets.len()).unwrap()], octets].concat();
+        // A serial number is a positive INTEGER in DER (RFC 5280 section 5.1).
+        let positive = if serial.octets()[0] < 0x80 { &[][..] } else { &[0] };
+        let content = [positive, serial.octets()].concat();
+        let der = [vec![2, u8::try_from(content.len()).unwrap()], content].concat();
         list.bytes.windows(der.len()).any(|window| window == der)
     }
 
