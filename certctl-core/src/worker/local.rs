@@ -82,6 +82,10 @@ impl Worker for LocalWorker {
                 Ok(WorkReport::Deployed(reports))
             }
             Work::Plan(item) => Ok(WorkReport::Plan(deploy::plan(cx, &self.member(*item).await?).await?)),
+            Work::Check(target) => {
+                self.catalog.target(&target).await?;
+                Ok(WorkReport::Done)
+            }
             Work::Present(challenge) => {
                 self.solver(&challenge).await?.present(cx, &challenge).await?;
                 Ok(WorkReport::Done)

@@ -1,6 +1,7 @@
 //! Who carries work out. The engine decides, a [`Worker`] does: [`LocalWorker`] inside an embedding program, inside an
 //! agent, and inside a server for what it does itself.
 
+mod assignment;
 pub mod deploy;
 mod local;
 mod proof;
@@ -17,6 +18,7 @@ use crate::{
     target::Plan,
 };
 
+pub use assignment::{AssignedJob, Assignment, JobToken, Outcome, Reported, WorkResult};
 pub use local::LocalWorker;
 pub use proof::{EndpointProof, Prober, Proof, Served, Verdict, Wanted};
 
@@ -30,6 +32,8 @@ pub enum Work {
     Deploy(DeployWork),
     /// Say what a deployment would change; touch nothing.
     Plan(Box<DeployItem>),
+    /// Build a target from its configuration, and say what is wrong with it; touch nothing.
+    Check(Box<TargetRecord>),
     /// Show a challenge's answer where the CA will look.
     Present(Challenge),
     /// Take it away again.
