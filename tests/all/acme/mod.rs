@@ -1,6 +1,7 @@
 //! The ACME issuer against real CAs.
 
 mod account;
+mod ca_says;
 mod chains;
 mod challenges;
 mod hostile;

@@ -18,7 +18,7 @@ use certctl::{
     PrivateKey, PublicKey, Secret, SubjectAltName, Timestamp, testkit::clock::TestClock,
 };
 use certctl_protocols::{
-    acme::wire::Finalize,
+    acme::wire::{CertificateId, Finalize},
     jose::{HeaderKey, Jws},
 };
 use serde_json::{Value, json};
@@ -54,6 +54,8 @@ pub enum Resource {
     Certificate,
     RenewalInfo,
     RevokeCert,
+    /// Those for external account binding, which an email address is enough for.
+    Credentials,
     /// What the server does not have.
     Nothing,
 }
@@ -162,6 +164,8 @@ pub struct Manners {
     pub lists_orders: bool,
     /// Identifier and HMAC key for external account binding.
     pub eab: Option<(String, Secret)>,
+    /// That key in base64url, for who asks with an email address.
+    pub hmac_text: &'static str,
     /// What challenges have as their token.
     pub token: String,
 }
@@ -173,6 +177,7 @@ impl Default for Manners {
             issue: Issue::Honest,
             lists_orders: true,
             eab: None,
+            hmac_text: "",
             token: "evaGxfADs6pSRb2LAv9IZf17Dt3juxGJ-PCt92wr-oA".to_owned(),
         }
     }
@@ -211,12 +216,23 @@ struct State {
     counts: BTreeMap<Resource, usize>,
     wrong: Vec<String>,
     revoked: usize,
+    seen: Vec<Seen>,
+}
+
+/// A request that came.
+#[derive(Clone)]
+pub struct Seen {
+    pub resource: Resource,
+    pub at: Timestamp,
+    pub body: Vec<u8>,
 }
 
 struct Order {
     account: usize,
     identifiers: Vec<Value>,
     proved: Vec<bool>,
+    /// RFC 9773 section 5.
+    replaces: Option<String>,
     pem: Option<String>,
 }
 
@@ -325,6 +341,16 @@ impl Server {
         self.shared.state().counts.values().sum()
     }
 
+    /// Each request for this.
+    pub fn seen(&self, resource: Resource) -> Vec<Seen> {
+        self.shared.state().seen.iter().filter(|seen| seen.resource == resource).cloned().collect()
+    }
+
+    /// What each order replaces.
+    pub fn replaced(&self) -> Vec<Option<String>> {
+        self.shared.state().orders.iter().map(|order| order.replaces.clone()).collect()
+    }
+
     /// Octets of bodies that were taken.
     pub fn taken(&self) -> usize {
         self.shared.taken.load(Ordering::SeqCst)
@@ -349,6 +375,7 @@ impl Shared {
         let resource = resource(&request.path);
         let nth = {
             let mut state = self.state();
+            state.seen.push(Seen { resource, at: self.clock.now(), body: request.body.clone() });
             let count = state.counts.entry(resource).or_default();
             *count += 1;
             *count - 1
@@ -398,6 +425,7 @@ impl Shared {
                 return Ok(Answer::json(200, &json!({ "suggestedWindow": { "start": start, "end": end } }))
                     .with("retry-after", "21600"));
             }
+            Resource::Credentials => return self.credentials(request),
             _ => {}
         }
         let (account, key, payload) = self.verified(resource, request)?;
@@ -421,7 +449,7 @@ impl Shared {
                 let urls: Vec<String> = own.map(|(n, _)| self.url(&format!("/order/{n}"))).collect();
                 Ok(Answer::json(200, &json!({ "orders": urls })))
             }
-            Resource::NewOrder => Ok(self.new_order(account, &json)),
+            Resource::NewOrder => self.new_order(account, &json),
             Resource::Order => Ok(Answer::json(200, &self.order(number(2))?)),
             Resource::Authorization => Ok(Answer::json(200, &self.authorization(number(2), number(3))?)),
             Resource::Challenge => {
@@ -540,16 +568,49 @@ impl Shared {
         account
     }
 
-    fn new_order(&self, account: usize, json: &Value) -> Answer {
+    fn new_order(&self, account: usize, json: &Value) -> Result<Answer, Answer> {
         let identifiers = json["identifiers"].as_array().unwrap().clone();
         let proved = vec![false; identifiers.len()];
+        let replaces = json["replaces"].as_str().map(str::to_owned);
+        if let Some(replaces) = &replaces {
+            self.check_replaced(account, replaces)?;
+        }
         let number = {
             let mut state = self.state();
-            state.orders.push(Order { account, identifiers, proved, pem: None });
+            state.orders.push(Order { account, identifiers, proved, replaces, pem: None });
             state.orders.len() - 1
         };
         let order = self.order(number).unwrap();
-        Answer::json(201, &order).with("location", self.url(&format!("/order/{number}")))
+        Ok(Answer::json(201, &order).with("location", self.url(&format!("/order/{number}"))))
+    }
+
+    /// RFC 9773 section 5: one of the account's own certificates, and not replaced already.
+    fn check_replaced(&self, account: usize, id: &str) -> Result<(), Answer> {
+        let (known, replaced) = {
+            let state = self.state();
+            let is_it = |order: &&Order| {
+                let chain = order.pem.as_ref().map(|pem| Chain::from_pem(pem.as_bytes()).unwrap());
+                chain.is_some_and(|chain| CertificateId::of(chain.leaf()).unwrap().as_str() == id)
+            };
+            let mut own = state.orders.iter().filter(|order| order.account == account);
+            (own.any(|order| is_it(&order)), state.orders.iter().any(|o| o.replaces.as_deref() == Some(id)))
+        };
+        match (known, replaced) {
+            (false, _) => Err(self.is_wrong("it replaces a certificate that is none of the account's")),
+            (true, true) => Err(Answer::problem(409, "alreadyReplaced", "another order replaces it")),
+            (true, false) => Ok(()),
+        }
+    }
+
+    /// As ZeroSSL gives them.
+    fn credentials(&self, request: &Request) -> Result<Answer, Answer> {
+        let form = request.header("content-type") == "application/x-www-form-urlencoded";
+        if request.method != "POST" || !form || request.body != b"email=admin%40example.com" {
+            return Err(self.is_wrong("it is no form with the email"));
+        }
+        let (kid, _) = self.manners.eab.as_ref().unwrap();
+        let answer = json!({ "success": true, "eab_kid": kid, "eab_hmac_key": self.manners.hmac_text });
+        Ok(Answer::json(200, &answer))
     }
 
     fn order(&self, number: usize) -> Result<Value, Answer> {
@@ -569,6 +630,9 @@ impl Shared {
             "authorizations": authorizations,
             "finalize": self.url(&format!("/finalize/{number}")),
         });
+        if let Some(replaces) = &order.replaces {
+            out["replaces"] = replaces.as_str().into();
+        }
         if order.pem.is_some() {
             out["certificate"] = self.url(&format!("/certificate/{number}")).into();
         }
@@ -664,6 +728,7 @@ fn resource(path: &str) -> Resource {
         "certificate" => Resource::Certificate,
         "renewal-info" => Resource::RenewalInfo,
         "revoke" => Resource::RevokeCert,
+        "credentials" => Resource::Credentials,
         _ => Resource::Nothing,
     }
 }

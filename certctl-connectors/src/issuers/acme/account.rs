@@ -511,6 +511,7 @@ impl Stored {
 fn is_refusal(error: &Error) -> bool {
     error.retry() == Retry::Never
         && error.effect() == Effect::None
+        && error.kind() != ErrorKind::RateLimited
         && error.context_value("problem").is_some()
 }
 

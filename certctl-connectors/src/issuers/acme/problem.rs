@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use certctl_core::{Effect, Error, ErrorKind, Retry, Timestamp};
-use certctl_protocols::acme::wire::{Problem, ProblemType};
+use certctl_protocols::acme::wire::{Problem, ProblemType, headers};
 use reqwest::header;
 
 use super::transport::{Response, shown};
@@ -35,11 +35,10 @@ pub(super) fn error(response: &Response) -> Error {
     let error = of(&problem, response.status, response.at, after)
         .with("url", &response.url)
         .with("status", response.status);
-    // Let's Encrypt and others say by this where a person can read more, or agree to something.
-    let help = response.links("help").into_iter().next();
-    match problem.instance.clone().or(help).or_else(|| response.links("terms-of-service").into_iter().next())
-    {
-        Some(link) => error.with("link", shown(&link, 500)),
+    // What the problem itself names comes first: the headers of Let's Encrypt lead to what is general.
+    let links = ["help", "terms-of-service"].into_iter().flat_map(|rel| response.links(rel));
+    match links.filter_map(|link| whole_link(&link)).next() {
+        Some(link) => error.with("link", link),
         None => error,
     }
 }
@@ -63,21 +62,56 @@ pub(super) fn of_order(problem: &Problem, now: Timestamp) -> Error {
 
 fn of(problem: &Problem, status: u16, now: Timestamp, after: Option<Timestamp>) -> Error {
     let kind = kind(&problem.kind, status);
-    let retry = match (kind, after) {
-        (ErrorKind::RateLimited, after) => {
-            let told = after.or_else(|| told_in(problem.detail.as_deref()?));
-            Retry::After(told.unwrap_or(now + RATE_LIMIT_PAUSE).min(now + MAX_WAIT))
-        }
-        (ErrorKind::Unavailable, after) => after.map_or(Retry::Backoff, Retry::After),
+    let detail = problem.detail.as_deref().unwrap_or_default();
+    let link = problem.instance.as_deref().and_then(whole_link).or_else(|| link_in(detail));
+    let told = after.or_else(|| told_in(detail));
+    let paused = kind == ErrorKind::RateLimited && told.is_none() && link.is_some() && is_paused(detail);
+    let retry = match kind {
+        _ if paused => Retry::Never,
+        ErrorKind::RateLimited => Retry::After(told.unwrap_or(now + RATE_LIMIT_PAUSE).min(now + MAX_WAIT)),
+        ErrorKind::Unavailable => after.map_or(Retry::Backoff, Retry::After),
         _ => Retry::Never,
     };
     let effect = if kind == ErrorKind::Unavailable { Effect::Unknown } else { Effect::None };
     let mut sentence = format!("the CA says: {}", problem.sentence());
-    if let Some(remedy) = remedy(&problem.kind) {
+    let remedy =
+        if paused { Some("end the pause, at the link that it gives") } else { remedy(&problem.kind) };
+    if let Some(remedy) = remedy {
         sentence = format!("{sentence}; {remedy}");
     }
     let kind_of_problem = shown(problem.kind.as_str(), 200);
-    Error::new(kind, sentence).with_retry(retry).with_effect(effect).with("problem", kind_of_problem)
+    let error = Error::new(kind, sentence).with_retry(retry).with_effect(effect);
+    let error = error.with("problem", kind_of_problem);
+    match link {
+        Some(link) => error.with("link", link),
+        None => error,
+    }
+}
+
+/// Whether the account may not order for some names until a person says so. Let's Encrypt does that to names whose validation
+/// failed a thousand times in a row; its sentence has no time, for none helps: "Your account is temporarily prevented from
+/// requesting certificates for ... Please visit: https://...".
+fn is_paused(detail: &str) -> bool {
+    let detail = detail.to_ascii_lowercase();
+    detail.contains("temporarily prevented") || detail.contains("pause")
+}
+
+/// The first link of a sentence for people.
+fn link_in(detail: &str) -> Option<String> {
+    let from = &detail[detail.find("https://")?..];
+    let end = from.find(|c: char| !c.is_ascii_graphic() || "\"'<>`".contains(c)).unwrap_or(from.len());
+    // The sentence's own marks are not the link's.
+    whole_link(from[..end].trim_end_matches(['.', ',', ';', ':', '!', '?', ')', ']', '}']))
+}
+
+/// A link that a person can follow: one that is cut would lead nowhere, so it is whole or not there.
+fn whole_link(link: &str) -> Option<String> {
+    const MAX: usize = 2_048;
+    let plain = link.len() <= MAX && link.bytes().all(|byte| byte.is_ascii_graphic());
+    let url = reqwest::Url::parse(link).ok().filter(|_| plain)?;
+    // What stands before an @ looks like a host, and is none.
+    let honest = url.username().is_empty() && url.password().is_none();
+    (honest && matches!(url.scheme(), "https" | "http")).then(|| link.to_owned())
 }
 
 /// The time in a sentence such as Boulder's, "... retry after 2027-01-31 12:00:00 UTC: see ...".
@@ -123,11 +157,8 @@ pub(super) fn is_bad_nonce(response: &Response) -> bool {
     response.status >= 400 && response.problem().is_some_and(|problem| problem.kind == ProblemType::BadNonce)
 }
 
-/// The nonce for the next request (RFC 8555 section 6.5.1).
+/// The nonce for the next request.
 pub(super) fn nonce(response: &Response) -> Option<String> {
-    let name = header::HeaderName::from_static("replay-nonce");
-    let nonce = response.header(name)?;
-    let fits = (1..=512).contains(&nonce.len())
-        && nonce.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
-    fits.then(|| nonce.to_owned())
+    let value = response.header(header::HeaderName::from_static("replay-nonce"))?;
+    headers::nonce(value).map(str::to_owned)
 }

@@ -122,7 +122,7 @@ impl Life {
         self.engine.jobs(&self.certificate().await.id).await.unwrap()
     }
 
-    async fn job(&self) -> Stored<Job> {
+    pub(super) async fn job(&self) -> Stored<Job> {
         self.jobs().await.into_iter().find(|job| &*job.kind == "issue").unwrap()
     }
 
