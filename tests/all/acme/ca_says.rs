@@ -300,14 +300,13 @@ async fn an_order_says_what_it_replaces_and_a_refusal_costs_no_order() {
     }
 
     // A server that leaves it out of its answer has made the order all the same.
-    let silent = Twist::after(|answer| {
-        answer.edit(|order| drop(order.as_object_mut().unwrap().remove("replaces")));
-    });
-    let silent_later = Twist::after(|answer| {
-        answer.edit(|order| drop(order.as_object_mut().unwrap().remove("replaces")));
-    });
-    let life =
-        Life::with(vec![(Resource::NewOrder, ALWAYS, silent), (Resource::Order, ALWAYS, silent_later)]).await;
+    let silent = |resource: Resource| {
+        let twist = Twist::after(|answer| {
+            answer.edit(|order| drop(order.as_object_mut().unwrap().remove("replaces")));
+        });
+        (resource, ALWAYS, twist)
+    };
+    let life = Life::with([Resource::NewOrder, Resource::Order, Resource::Finalize].map(silent).into()).await;
     life.succeeds().await;
     let first = life.version().await;
     assert_ne!(life.renew().await.id, first.id);

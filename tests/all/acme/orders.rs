@@ -79,10 +79,3 @@ async fn usages_are_the_cas_to_decide() {
     let refused = engine.issuer(&actor(), "ca").await.unwrap().submit(&cx, &order).await.unwrap_err();
     assert!(refused.message().contains("extended key usages"), "{refused:?}");
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_cas_retry_after_is_kept() {
-    let Some(world) = World::new(|options| options.retry_after = (1, 2)).await else { return };
-    let engine = world.engine(world.acme()).await;
-    assert_active(&engine.ensure(&actor(), spec("www.example.com")).await.unwrap());
-}

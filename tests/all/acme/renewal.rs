@@ -46,9 +46,8 @@ async fn a_renewal_replaces_its_predecessor_and_a_refusal_costs_no_order() {
     let certificate = engine.ensure(&actor(), spec("www.example.com")).await.unwrap();
     let first = newest(&engine, &certificate).await;
     assert_active(&engine.renew(&actor(), "web").await.unwrap().step().await.unwrap());
-    assert!(
-        world.pebble.printed().contains("replaces") || newest(&engine, &certificate).await.id != first.id
-    );
+    let times = |what: &str| world.pebble.printed().matches(what).count();
+    assert_eq!((times("POST /order-plz"), times("Added order")), (2, 2));
 
     // Another program of the same account has replaced it already: Pebble refuses a second replacement.
     let ca = engine.issuer(&actor(), "ca").await.unwrap();
@@ -62,6 +61,7 @@ async fn a_renewal_replaces_its_predecessor_and_a_refusal_costs_no_order() {
     };
     let progress = ca.submit(&cx(), &order).await.unwrap();
     assert!(matches!(progress, certctl::Progress::Waiting { .. }), "{progress:?}");
+    assert_eq!((times("POST /order-plz"), times("Added order")), (4, 3), "refused once, and then made");
 }
 
 async fn csr(name: &str) -> certctl::Csr {
