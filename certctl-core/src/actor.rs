@@ -1,5 +1,8 @@
 //! Who asks, and whether they may.
 
+use std::{fmt, str::FromStr};
+
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, ErrorKind, Result};
@@ -12,7 +15,7 @@ pub struct Actor {
 }
 
 /// What an actor may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// Everything.
@@ -25,6 +28,45 @@ pub enum Role {
     Agent,
 }
 
+impl Role {
+    /// As stored and in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Admin => "admin",
+            Self::Operator => "operator",
+            Self::Viewer => "viewer",
+            Self::Agent => "agent",
+        }
+    }
+
+    /// Whether it includes this.
+    pub fn allows(self, permission: Permission) -> bool {
+        match self {
+            Self::Admin => true,
+            Self::Operator => matches!(permission, Permission::Read | Permission::ManageCertificates),
+            Self::Viewer => matches!(permission, Permission::Read),
+            Self::Agent => false,
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Role {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self> {
+        let all = [Self::Admin, Self::Operator, Self::Viewer, Self::Agent];
+        all.into_iter().find(|role| role.as_str() == text).ok_or_else(|| {
+            let message = format!("{} is no role", crate::x509::shown(text));
+            Error::invalid_field("", message, "use admin, operator, viewer or agent")
+        })
+    }
+}
+
 /// What somebody wants to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Permission {
@@ -34,6 +76,10 @@ pub enum Permission {
     ManageCertificates,
     /// Change issuers, targets, hosts and profiles.
     ManageConnectors,
+    /// Admit, turn away and forget agents.
+    ManageAgents,
+    /// Make, see and revoke API keys.
+    ManageAccess,
     /// Take private keys out.
     ReadKeys,
 }
@@ -67,18 +113,12 @@ impl Actor {
     /// # Errors
     /// `Denied` if the role does not include it.
     pub fn require(&self, permission: Permission) -> Result<()> {
-        let allowed = match self.role {
-            Role::Admin => true,
-            Role::Operator => matches!(permission, Permission::Read | Permission::ManageCertificates),
-            Role::Viewer => matches!(permission, Permission::Read),
-            Role::Agent => false,
-        };
-        if allowed {
+        if self.role.allows(permission) {
             return Ok(());
         }
         Err(Error::new(
             ErrorKind::Denied,
-            format!("{} has the role {:?}, which does not include {permission:?}", self.name, self.role),
+            format!("{} has the role {}, which does not include {permission:?}", self.name, self.role),
         ))
     }
 }

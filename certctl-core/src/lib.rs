@@ -19,6 +19,7 @@ mod issuer;
 mod keys;
 mod notifier;
 mod random;
+mod recipient;
 pub mod records;
 mod revocation;
 mod secret;
@@ -54,6 +55,7 @@ pub use issuer::{
 pub use keys::{Key, Keys, MemoryKeys};
 pub use notifier::{Notification, Notifier, NotifierCapabilities, Severity};
 pub use random::bytes as random_bytes;
+pub use recipient::{Recipient, RecipientKey};
 pub use revocation::{Revocation, RevocationReason};
 pub use secret::{Sealed, SealedAt, SealedOnly, Sealer, Secret, SecretRef, Secrets};
 pub use signer::Signer;

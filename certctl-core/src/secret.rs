@@ -3,7 +3,10 @@
 use std::{fmt, fmt::Debug};
 
 use async_trait::async_trait;
-use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::{
+    aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey},
+    hmac,
+};
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -199,10 +202,45 @@ pub struct SealedAt<'a> {
     pub field: &'a str,
 }
 
-/// A sealed value: version, nonce and AES-256-GCM ciphertext, in base64.
+/// A sealed value, in base64. Its first octet says for whom: 1 for a [`Sealer`] (then nonce and AES-256-GCM ciphertext), 2 for a
+/// [`Recipient`](crate::Recipient) (then the encapsulated key and the ciphertext of RFC 9180).
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Sealed(String);
+
+/// Whose key opens a [`Sealed`] value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SealedFor {
+    /// The store's.
+    Store = 1,
+    /// That of somebody who receives it.
+    Recipient = 2,
+}
+
+impl Sealed {
+    /// Whether it is sealed to somebody's public key, and not with a [`Sealer`].
+    pub fn is_for_recipient(&self) -> bool {
+        self.parts().is_some_and(|(form, _)| form == SealedFor::Recipient)
+    }
+
+    pub(crate) fn from_parts(form: SealedFor, parts: &[&[u8]]) -> Self {
+        let mut whole = vec![form as u8];
+        whole.extend(parts.iter().copied().flatten());
+        Self(BASE64.encode(whole))
+    }
+
+    /// None if it is damaged, or of a form that this program does not know.
+    pub(crate) fn parts(&self) -> Option<(SealedFor, Vec<u8>)> {
+        let mut whole = BASE64.decode(&self.0).ok()?;
+        let form = match whole.first()? {
+            1 => SealedFor::Store,
+            2 => SealedFor::Recipient,
+            _ => return None,
+        };
+        whole.remove(0);
+        Some((form, whole))
+    }
+}
 
 impl Debug for Sealed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -213,22 +251,26 @@ impl Debug for Sealed {
 /// Seals values with AES-256-GCM, bound to the field they are stored in.
 pub struct Sealer {
     key: LessSafeKey,
+    /// Derived from the same secret, for what needs no secrecy but must come from here.
+    mac: hmac::Key,
 }
 
 impl Sealer {
     /// The length of the key in bytes.
     pub const KEY_LEN: usize = 32;
-    const VERSION: u8 = 1;
 
     /// From a 32-byte key.
     ///
     /// # Errors
     /// `Invalid` if the key has another length.
     pub fn new(key: &Secret) -> Result<Self> {
+        let secret = hmac::Key::new(hmac::HMAC_SHA256, key.expose());
+        let derived = Secret::new(hmac::sign(&secret, b"certctl authentication codes v1").as_ref());
         let key = UnboundKey::new(&AES_256_GCM, key.expose()).map_err(|_| {
             Error::invalid_field("", "the sealing key has the wrong length", "give 32 random bytes")
         })?;
-        Ok(Self { key: LessSafeKey::new(key) })
+        let mac = hmac::Key::new(hmac::HMAC_SHA256, derived.expose());
+        Ok(Self { key: LessSafeKey::new(key), mac })
     }
 
     /// A key that lives as long as the process: for programs whose store lives as long.
@@ -253,11 +295,7 @@ impl Sealer {
         self.key
             .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(aad(at)), &mut out)
             .map_err(|_| Error::internal("sealing failed"))?;
-        let mut whole = Vec::with_capacity(1 + nonce.len() + out.len());
-        whole.push(Self::VERSION);
-        whole.extend_from_slice(&nonce);
-        whole.append(&mut out);
-        Ok(Sealed(BASE64.encode(whole)))
+        Ok(Sealed::from_parts(SealedFor::Store, &[&nonce, &out]))
     }
 
     /// Opens what was sealed for the field `at`.
@@ -274,10 +312,9 @@ impl Sealer {
                 ),
             )
         };
-        let whole = BASE64.decode(&sealed.0).map_err(|_| bad())?;
-        let (&version, rest) = whole.split_first().ok_or_else(bad)?;
+        let (form, rest) = sealed.parts().ok_or_else(bad)?;
         let (nonce, body) = rest.split_at_checked(12).ok_or_else(bad)?;
-        if version != Self::VERSION {
+        if form != SealedFor::Store {
             return Err(bad());
         }
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| bad())?;
@@ -286,6 +323,23 @@ impl Sealer {
         body.truncate(len);
         Ok(Secret::new(body))
     }
+
+    /// A code (HMAC-SHA256) that whoever has this key can check, so that what is handed out need not be stored.
+    pub(crate) fn authenticate(&self, purpose: &str, message: &[u8]) -> [u8; 32] {
+        let mut code = [0; 32];
+        code.copy_from_slice(hmac::sign(&self.mac, &labelled(purpose, message)).as_ref());
+        code
+    }
+
+    /// Whether the code is of this key, in constant time.
+    pub(crate) fn is_authentic(&self, purpose: &str, message: &[u8], code: &[u8]) -> bool {
+        hmac::verify(&self.mac, &labelled(purpose, message), code).is_ok()
+    }
+}
+
+/// No two purposes share a message.
+fn labelled(purpose: &str, message: &[u8]) -> Vec<u8> {
+    [&(purpose.len() as u64).to_be_bytes(), purpose.as_bytes(), message].concat()
 }
 
 impl Debug for Sealer {
@@ -294,7 +348,8 @@ impl Debug for Sealer {
     }
 }
 
-fn aad(at: &SealedAt<'_>) -> Vec<u8> {
+/// What binds a sealed value to its field.
+pub(crate) fn aad(at: &SealedAt<'_>) -> Vec<u8> {
     // Lengths first: no two places share an encoding.
     let mut out = Vec::new();
     for part in [at.table, at.id, at.field] {

@@ -32,6 +32,8 @@ pub struct EngineBuilder {
     targets: Vec<(String, TargetDeclaration)>,
     solvers: Vec<Arc<dyn Solver>>,
     answers_http01: bool,
+    default_issuer: Option<String>,
+    keys_need_a_place: bool,
     worker: Wrap,
     at_once: usize,
 }
@@ -56,6 +58,8 @@ impl Engine {
             targets: Vec::new(),
             solvers: Vec::new(),
             answers_http01: false,
+            default_issuer: None,
+            keys_need_a_place: false,
             worker: Wrap(Box::new(|local| Arc::new(local))),
             at_once: 64,
         }
@@ -85,6 +89,20 @@ impl EngineBuilder {
     /// answers are written into the store. Solvers that are registered come first.
     pub fn answers_http01(mut self) -> Self {
         self.answers_http01 = true;
+        self
+    }
+
+    /// Who issues where a [`CertificateSpec`](crate::CertificateSpec) names nobody, by name or id. By default that is the only
+    /// issuer there is.
+    pub fn default_issuer(mut self, id_or_name: impl Into<String>) -> Self {
+        self.default_issuer = Some(id_or_name.into());
+        self
+    }
+
+    /// Refuses certificates that have neither a target nor a request from elsewhere: for a program that gives nobody the keys
+    /// that it holds itself.
+    pub fn keys_need_a_place(mut self) -> Self {
+        self.keys_need_a_place = true;
         self
     }
 
@@ -156,6 +174,8 @@ impl EngineBuilder {
                 keys: home.keys,
                 worker,
                 seat,
+                default_issuer: self.default_issuer,
+                keys_need_a_place: self.keys_need_a_place,
                 at_once: self.at_once,
                 latest: AtomicI64::new(i64::MIN),
                 wake: watch::channel(0).0,

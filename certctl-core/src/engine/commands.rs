@@ -46,7 +46,7 @@ impl Engine {
     pub async fn want(&self, actor: &Actor, spec: CertificateSpec) -> Result<JobWatch> {
         actor.require(Permission::ManageCertificates)?;
         let inner = &self.inner;
-        let wanted = spec::check(&*inner.store, &spec).await?;
+        let wanted = spec::check(inner, &spec).await?;
         again_if_stale(|| want(inner, actor, &wanted, spec.expected_version)).await
     }
 

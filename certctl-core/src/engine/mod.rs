@@ -3,7 +3,9 @@
 //! Everything that takes long is a job, and a job is a row: [`Engine::ensure`], [`Engine::renew`] and a renewal that is due
 //! only write rows; one loop leases them and steps them, in this process or in another one on the same store.
 
+mod access;
 mod accounts;
+mod agents;
 mod builder;
 mod bundle;
 mod challenge;
@@ -16,6 +18,7 @@ mod failure;
 mod finish;
 mod held;
 mod http01;
+mod inventory;
 mod issue;
 mod on_demand;
 pub mod plan;
@@ -24,7 +27,9 @@ mod renewal;
 mod revoke;
 mod run;
 mod schedule;
+mod sessions;
 mod spec;
+mod token;
 mod watch;
 
 use std::{
@@ -46,13 +51,17 @@ use crate::{
     worker::Worker,
 };
 
+pub use access::ApiKeySpec;
+pub use agents::AgentKeys;
 pub use builder::EngineBuilder;
 pub use commands::DeploymentPlan;
 pub use connectors::{IssuerSpec, TargetSpec};
 pub use events::{Event, EventStream};
+pub use inventory::Readable;
 pub use on_demand::{OnDemand, OnDemandLimits};
 pub use remote::AgentSession;
 pub use revoke::RevokeOptions;
+pub use sessions::{AgentSession, Session, SessionChallenge, SessionRequest};
 pub use spec::{CertificateSpec, WantedName};
 pub use watch::JobWatch;
 
@@ -71,6 +80,10 @@ pub(crate) struct Inner {
     pub(crate) keys: Arc<dyn Keys>,
     pub(crate) worker: Arc<dyn Worker>,
     pub(crate) seat: Seat,
+    /// Who issues where a spec names nobody.
+    pub(crate) default_issuer: Option<String>,
+    /// Whether a certificate needs a target, or a request from elsewhere: this process keeps no keys of its own.
+    pub(crate) keys_need_a_place: bool,
     /// How many jobs, or groups of jobs, are stepped at the same time.
     pub(crate) at_once: usize,
     /// The latest time that a commit or a look at the store was made at, in Unix milliseconds: a clock that shows less was

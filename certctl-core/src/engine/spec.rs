@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Csr, Error, Id, KeyAlgorithm, Lifetime, Result, SubjectAltName, Violation, check_name,
+    engine::Inner,
     records::{Certificate, IssuerRecord, KeyPolicy, Profile, ProfileRecord, RenewalPolicy, TargetRecord},
     store::{Query, Record, Store, StoreExt},
 };
@@ -21,7 +22,7 @@ pub struct CertificateSpec {
     pub names: Vec<WantedName>,
     /// The subject's common name; none leaves the subject empty.
     pub common_name: Option<String>,
-    /// Who issues it, by name or id; may be left out where there is only one issuer.
+    /// Who issues it, by name or id; may be left out where there is only one issuer, or the program has a default one.
     pub issuer: Option<String>,
     /// Where it goes, by name or id.
     pub targets: Vec<String>,
@@ -146,7 +147,8 @@ pub(crate) struct Wanted {
 }
 
 /// Checks everything, and gives all that is wrong at once.
-pub(crate) async fn check(store: &dyn Store, spec: &CertificateSpec) -> Result<Wanted> {
+pub(crate) async fn check(inner: &Inner, spec: &CertificateSpec) -> Result<Wanted> {
+    let store = &*inner.store;
     let mut wrong = Wrong(Vec::new());
     wrong.take("", check_name::<Certificate>(&spec.name, "/name"));
     let id = spec.id.as_ref().and_then(|id| wrong.take("/id", Id::parse(id)));
@@ -189,7 +191,14 @@ pub(crate) async fn check(store: &dyn Store, spec: &CertificateSpec) -> Result<W
         );
     }
 
-    let issuer = find_issuer(store, spec, &mut wrong).await?;
+    if inner.keys_need_a_place && spec.targets.is_empty() && spec.csr.is_none() {
+        wrong.add(
+            "",
+            "the certificate has neither targets nor a request, so that nobody would hold its key",
+            "give targets, whose agent makes the key, or csr, a request whose key is elsewhere",
+        );
+    }
+    let issuer = find_issuer(inner, spec, &mut wrong).await?;
     let mut targets: Vec<TargetRecord> = Vec::new();
     for (index, name) in spec.targets.iter().enumerate() {
         let pointer = format!("/targets/{index}");
@@ -292,11 +301,12 @@ async fn check_free(store: &dyn Store, spec: &CertificateSpec, id: Option<&Id<Ce
 }
 
 async fn find_issuer(
-    store: &dyn Store,
+    inner: &Inner,
     spec: &CertificateSpec,
     wrong: &mut Wrong,
 ) -> Result<Option<IssuerRecord>> {
-    if let Some(name) = &spec.issuer {
+    let store = &*inner.store;
+    if let Some(name) = spec.issuer.as_ref().or(inner.default_issuer.as_ref()) {
         return find(store, name, "/issuer", wrong).await;
     }
     let (mut all, _) = store.list::<IssuerRecord>(Query::of::<IssuerRecord>().limit(2)).await?;

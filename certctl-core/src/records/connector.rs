@@ -3,8 +3,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    Id, Identified, Lifetime, Timestamp, Violation, WriteMode,
+    Id, Identified, Lifetime, Violation, WriteMode,
     host::Endpoint,
+    records::Agent,
     store::{Column, ColumnValue, Kind, Record, columns_of},
 };
 
@@ -141,19 +142,6 @@ pub struct HostRecord {
     pub config: Value,
 }
 
-/// An agent: a process elsewhere that holds keys and deploys.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Agent {
-    /// Its id.
-    pub id: Id<Agent>,
-    /// Its name, unique.
-    pub name: Box<str>,
-    /// Its public key, base64 of the SPKI, once it has enrolled.
-    pub public_key: Option<String>,
-    /// When it was made.
-    pub created: Timestamp,
-}
-
 macro_rules! named_record {
     ($type:ident, $prefix:literal, $noun:literal, $table:literal) => {
         impl Identified for $type {
@@ -188,7 +176,6 @@ named_record!(ProfileRecord, "prof", "profile", "profiles");
 named_record!(IssuerRecord, "iss", "issuer", "issuers");
 named_record!(TargetRecord, "tgt", "target", "targets");
 named_record!(HostRecord, "host", "host", "hosts");
-named_record!(Agent, "ag", "agent", "agents");
 
 /// A connector's own state: an account, a counter, a CA's keys. Sealed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

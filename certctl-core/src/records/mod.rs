@@ -1,5 +1,7 @@
 //! The records of the lifecycle, each with its table.
 
+mod access;
+mod agent;
 mod attempt;
 mod audit;
 mod certificate;
@@ -10,6 +12,9 @@ mod job;
 
 use crate::store::{Kind, Record};
 
+pub use access::ApiKey;
+pub(crate) use access::TokenHash;
+pub use agent::{Agent, AgentConnectors, AgentPresence, Clash, ConnectorInfo, EnrollToken, Instance};
 pub use attempt::{Attempt, AttemptState};
 pub use audit::AuditEvent;
 pub use certificate::{
@@ -18,7 +23,7 @@ pub use certificate::{
 };
 pub use challenge::ChallengeToken;
 pub use connector::{
-    Agent, HostRecord, IssuerRecord, Place, Probe, Profile, ProfileRecord, StateRecord, TargetRecord,
+    HostRecord, IssuerRecord, Place, Probe, Profile, ProfileRecord, StateRecord, TargetRecord,
 };
 pub use deployment::{Deployment, DeploymentState};
 pub use job::{Job, JobState, Setback};
@@ -36,6 +41,10 @@ pub const KINDS: &[&Kind] = &[
     TargetRecord::KIND,
     HostRecord::KIND,
     Agent::KIND,
+    AgentPresence::KIND,
+    AgentConnectors::KIND,
+    EnrollToken::KIND,
+    ApiKey::KIND,
     StateRecord::KIND,
     ChallengeToken::KIND,
     Job::KIND,

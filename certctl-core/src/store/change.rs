@@ -58,6 +58,11 @@ impl Change {
         Self { events: vec![event], writes: Vec::new(), leases: Vec::new() }
     }
 
+    /// A change that nothing has to explain: when somebody was last seen. Whatever a person could ask about has an event.
+    pub(crate) fn unaudited() -> Self {
+        Self { events: Vec::new(), writes: Vec::new(), leases: Vec::new() }
+    }
+
     /// A further event, where one is not enough to explain it.
     #[must_use]
     pub fn event(mut self, event: AuditEvent) -> Self {
