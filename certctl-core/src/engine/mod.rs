@@ -59,7 +59,6 @@ pub use connectors::{IssuerSpec, TargetSpec};
 pub use events::{Event, EventStream};
 pub use inventory::Readable;
 pub use on_demand::{OnDemand, OnDemandLimits};
-pub use remote::AgentSession;
 pub use revoke::RevokeOptions;
 pub use sessions::{AgentSession, Session, SessionChallenge, SessionRequest};
 pub use spec::{CertificateSpec, WantedName};

@@ -150,14 +150,19 @@ pub struct AgentSession {
     pub agent: Id<Agent>,
     /// Its name.
     pub name: Box<str>,
-    /// Its process.
-    pub instance: Box<str>,
+    /// Its process: made anew at each of its starts.
+    pub instance: String,
 }
 
 impl AgentSession {
     /// The agent as an actor.
     pub fn actor(&self) -> Actor {
         Actor::new(self.agent.as_str(), Role::Agent)
+    }
+
+    /// What stands in the leases. A later process of the same agent takes them back at once.
+    pub fn seat(&self) -> String {
+        format!("{}/{}", self.agent, self.instance)
     }
 }
 
@@ -206,7 +211,8 @@ impl Engine {
         let now = inner.clock.now();
         let seen = presence.now.last_seen;
         let moved = address.is_some() && presence.now.address.as_deref() != address;
-        if presence.now.instance != session.instance || !(moved || now < seen || now >= seen + SIGN_OF_LIFE) {
+        if *presence.now.instance != *session.instance || !(moved || now < seen || now >= seen + SIGN_OF_LIFE)
+        {
             return Ok(());
         }
         presence.now.last_seen = now;
@@ -385,7 +391,7 @@ async fn check(inner: &Inner, shown: &Shown) -> Result<AgentSession> {
         return Ok(AgentSession {
             agent: agent.id.clone(),
             name: agent.name.clone(),
-            instance: shown.instance.clone(),
+            instance: shown.instance.to_string(),
         });
     }
     let seen = known.earlier.iter().find(|one| one.instance == shown.instance);
