@@ -146,15 +146,57 @@ async fn only_so_many_are_obtained_within_an_hour() {
     assert_eq!(refused.kind(), ErrorKind::RateLimited);
     assert_eq!(refused.retry(), Retry::After(begun + 60 * MINUTE));
     server.prepare("a.test").await.expect("what is there serves");
+    assert_eq!(server.asked(), 2, "what can't be had is not decided about");
 
     // A process that is started anew does not begin anew.
     let server = Server::with(server.rig, limits).await;
-    assert_eq!(server.prepare("c.test").await.unwrap_err().kind(), ErrorKind::RateLimited);
+    for name in ["c.test", "d.test", "e.test"] {
+        assert_eq!(server.prepare(name).await.unwrap_err().kind(), ErrorKind::RateLimited);
+    }
     server.prepare("a.test").await.expect("what is there serves");
+    assert_eq!(server.asked(), 0);
     server.rig.clock.advance(51 * MINUTE);
     server.prepare("c.test").await.expect("the first was over an hour ago");
     assert_eq!(server.prepare("d.test").await.unwrap_err().kind(), ErrorKind::RateLimited);
     assert_eq!(server.ordered(), 3);
+}
+
+#[tokio::test]
+async fn names_that_are_refused_take_no_places() {
+    let limits = OnDemandLimits { per_hour: 2, ..OnDemandLimits::default() };
+    let server = Server::with(Rig::new(Recovery::Idempotent, false).await, limits).await;
+    for number in 0..10 {
+        let refused = server.prepare(&format!("no{number}.test")).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Denied);
+    }
+    for name in ["a.test", "b.test"] {
+        server.prepare(name).await.unwrap();
+    }
+    assert_eq!(server.asked(), 12);
+    let refused = server.prepare("no10.test").await.unwrap_err();
+    assert_eq!((refused.kind(), server.asked()), (ErrorKind::RateLimited, 12));
+}
+
+#[tokio::test]
+async fn however_many_are_decided_about_at_once_the_limit_is_kept() {
+    let rig = Rig::new(Recovery::Idempotent, false).await;
+    let engine = rig.engine().await;
+    let gate = Arc::new(tokio::sync::Barrier::new(5));
+    let decided = gate.clone();
+    let limits = OnDemandLimits { per_hour: 2, ..OnDemandLimits::default() };
+    let on_demand = OnDemand::new(&engine, &Arc::new(TlsResolver::new()), "ca", limits, move |_| {
+        let decided = decided.clone();
+        async move {
+            decided.wait().await;
+            Ok(true)
+        }
+    });
+    let names = (0..5).map(|number| {
+        let on_demand = on_demand.clone();
+        async move { on_demand.prepare(Some(&format!("n{number}.test"))).await.is_ok() }
+    });
+    let done = names.collect::<tokio::task::JoinSet<_>>().join_all().await;
+    assert_eq!((done.iter().filter(|done| **done).count(), rig.ca.issued().len()), (2, 2));
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OnDemandLimits {
     /// How many certificates are begun within an hour; all processes on the same store count together, as far as they
-    /// began with a new name.
+    /// began with a new name. Names that `decide` refuses do not count; once the number is reached, it is not asked.
     pub per_hour: usize,
     /// How many are being obtained at the same time, by this process.
     pub at_once: usize,
@@ -57,7 +57,7 @@ impl Default for OnDemandLimits {
 /// Obtains certificates for the names that clients ask for, and installs them in a [`TlsResolver`]. Cheap to clone; all clones
 /// are the same.
 ///
-/// A name that has no certificate is put to `decide` first. Without that, whoever points names at a server has it order
+/// A name that has no certificate is put to `decide` first, unless the limit is reached anyway. Without that, whoever points names at a server has it order
 /// certificates until the CA says no.
 ///
 /// [`Engine::run`] has to run: it renews what was obtained, and polls CAs that let one wait. It renews also names that nobody
@@ -85,6 +85,23 @@ struct Names {
     under_way: HashMap<String, Shared<BoxFuture<'static, Result<()>>>>,
     /// When certificates were begun, within the last hour.
     begun: VecDeque<Timestamp>,
+    /// When the store was asked how many all processes have begun, and what it said.
+    stored: Option<(Timestamp, usize)>,
+}
+
+impl Names {
+    /// Whether one more is within the limit.
+    fn room(&mut self, name: &str, now: Timestamp, stored: usize, limit: usize) -> Result<()> {
+        let since = now - HOUR;
+        // Times in the future are those of a clock that was set back.
+        self.begun.retain(|at| since < *at && *at <= now);
+        if self.begun.len().max(stored) < limit {
+            return Ok(());
+        }
+        let again = self.begun.front().map_or(now + LOOK_AGAIN, |first| *first + HOUR);
+        let message = format!("{name} has to wait: {limit} certificates an hour are obtained on demand");
+        Err(Error::new(ErrorKind::RateLimited, message).with_retry(Retry::After(again)))
+    }
 }
 
 #[derive(Clone)]
@@ -304,6 +321,8 @@ impl Inner {
                 return self.decide_again(name).await;
             }
         }
+        // Whoever floods this with names gets no answer from the application once the hour's share is used up.
+        self.check_limit(name).await?;
         self.decide(name).await?;
         self.count(name).await?;
         let _place =
@@ -403,28 +422,39 @@ impl Inner {
         Ok(true)
     }
 
-    /// Counts one more, if that is within the limit.
+    /// Whether one more is within the limit, as far as was known a moment ago.
+    async fn check_limit(&self, name: &str) -> Result<()> {
+        let now = self.now();
+        let known = self.names().stored;
+        let stored = match known {
+            Some((at, stored)) if at <= now && now < at + LOOK_AGAIN => stored,
+            _ => self.begun_by_all(now).await?,
+        };
+        self.names().room(name, now, stored, self.limits.per_hour)
+    }
+
+    /// Counts one more, if that is within the limit. What was refused is not counted: no name takes another's place by being
+    /// asked for.
     async fn count(&self, name: &str) -> Result<()> {
         let now = self.now();
-        let since = now - HOUR;
+        let stored = self.begun_by_all(now).await?;
+        let mut names = self.names();
+        names.room(name, now, stored, self.limits.per_hour)?;
+        names.begun.push_back(now);
+        Ok(())
+    }
+
+    /// How many names were begun with within the last hour, by all processes on the store; none above the limit is counted.
+    async fn begun_by_all(&self, now: Timestamp) -> Result<usize> {
         let query = Query::of::<Certificate>()
             .filter("name", Test::AtLeast, PREFIX)
             .filter("name", Test::Less, "on-demand;")
-            .filter("created", Test::AtLeast, since)
+            .filter("created", Test::AtLeast, now - HOUR)
             .select(Select::Ids)
             .limit(self.limits.per_hour.max(1));
         let stored = self.engine.inner.store.query(&query).await?.ids.len();
-        let mut names = self.names();
-        // Times in the future are those of a clock that was set back.
-        names.begun.retain(|at| since < *at && *at <= now);
-        if names.begun.len().max(stored) >= self.limits.per_hour {
-            let again = names.begun.front().map_or(now + LOOK_AGAIN, |first| *first + HOUR);
-            let limit = self.limits.per_hour;
-            let message = format!("{name} has to wait: {limit} certificates an hour are obtained on demand");
-            return Err(Error::new(ErrorKind::RateLimited, message).with_retry(Retry::After(again)));
-        }
-        names.begun.push_back(now);
-        Ok(())
+        self.names().stored = Some((now, stored));
+        Ok(stored)
     }
 
     /// Orders it, or takes up what went wrong before, and waits until it is there or goes wrong.
