@@ -143,7 +143,12 @@ impl<'de, R: Identified> Deserialize<'de> for Id<R> {
 }
 impl<R: Identified> JsonSchema for Id<R> {
     fn schema_name() -> std::borrow::Cow<'static, str> {
-        format!("{}Id", R::NOUN).into()
+        // A name in `#/components/schemas/`, where blanks are not allowed.
+        let words = R::NOUN.split(' ').map(|word| {
+            let mut letters = word.chars();
+            letters.next().map(|first| first.to_ascii_uppercase()).into_iter().chain(letters).collect::<String>()
+        });
+        format!("{}Id", words.collect::<String>()).into()
     }
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({ "type": "string", "pattern": format!("^{}-[A-Za-z0-9._-]+$", R::PREFIX) })

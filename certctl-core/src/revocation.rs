@@ -2,6 +2,7 @@
 
 use std::{borrow::Cow, fmt, str::FromStr, sync::Arc};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Chain, Error, Result, Signer};
@@ -125,5 +126,22 @@ impl FromStr for RevocationReason {
 impl<'de> Deserialize<'de> for RevocationReason {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         Cow::<'de, str>::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl JsonSchema for RevocationReason {
+    fn schema_name() -> Cow<'static, str> {
+        "RevocationReason".into()
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let names: Vec<String> = Self::ALL
+            .iter()
+            .filter_map(|reason| serde_json::to_value(reason).ok()?.as_str().map(str::to_owned))
+            .collect();
+        schemars::json_schema!({
+            "type": "string",
+            "description": "Why a certificate is revoked (RFC 5280 section 5.3.1); read in the RFC's spelling as well",
+            "enum": names,
+        })
     }
 }

@@ -109,7 +109,7 @@ pub enum Pair {
 }
 
 /// What a deployment would change, for a person and a machine to read.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Plan {
     /// The leaf that is in place now (SHA-256).
     pub old: Option<Fingerprint>,
@@ -122,7 +122,7 @@ pub struct Plan {
 }
 
 /// One thing that would be written.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PlannedChange {
     /// A path, or what the server calls the thing.
     pub what: String,

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// What a deployment would change; see [`Engine::plan`].
-#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 pub struct DeploymentPlan {
     /// The target's name.
     pub target: Box<str>,

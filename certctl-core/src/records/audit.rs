@@ -7,7 +7,7 @@ use crate::{
 };
 
 /// Who did what to which record, when. Committed with the change that it explains.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct AuditEvent {
     /// Its id; ids sort by time.
     pub id: Id<AuditEvent>,
