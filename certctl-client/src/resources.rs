@@ -4,14 +4,16 @@
 
 use std::time::Duration;
 
-use certctl_core::{CertificateSpec, IssuerSpec, Result, TargetSpec, records::AuditEvent};
+use certctl_core::{
+    CertificateSpec, IssuerSpec, Result, TargetSpec, engine::ApiKeySpec, records::AuditEvent,
+};
 use serde_json::Value;
 
 use crate::{
     Client, Pages,
     transport::Call,
     types::{
-        ApiKey, ApiKeyFilter, ApiKeyRequest, AuditFilter, Certificate, CertificateDetail, CertificateFilter,
+        ApiKey, ApiKeyFilter, AuditFilter, Certificate, CertificateDetail, CertificateFilter,
         CertificateVersion, ConnectorFamily, ConnectorKind, CreatedApiKey, Health, Host, Issuer, Job,
         JobDetail, JobFilter, JobWatchRequest, List, NamedFilter, Plans, Profile, RenewRequest,
         RevokeRequest, ServerVersion, Started, Target,
@@ -223,8 +225,8 @@ impl Client {
     }
 
     /// Makes an API key; this answer is the only place where it stands.
-    pub async fn create_api_key(&self, request: &ApiKeyRequest) -> Result<CreatedApiKey> {
-        self.ask(Call::post(["api-keys"]).body(request)?).await
+    pub async fn create_api_key(&self, spec: &ApiKeySpec) -> Result<CreatedApiKey> {
+        self.ask(Call::post(["api-keys"]).body(spec)?).await
     }
 
     /// Ends an API key.

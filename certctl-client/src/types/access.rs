@@ -1,6 +1,6 @@
 use std::fmt;
 
-use certctl_core::{Lifetime, Role, Secret, Timestamp};
+use certctl_core::{Id, Role, Secret, Timestamp, records};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -40,7 +40,7 @@ impl fmt::Debug for Token {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ApiKey {
     /// Its id.
-    pub id: String,
+    pub id: Id<records::ApiKey>,
     /// Its name, unique; the audit trail calls its bearer so.
     pub name: String,
     /// What its bearer may do.
@@ -54,19 +54,6 @@ pub struct ApiKey {
     /// When it was used last; some minutes may be missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_used: Option<Timestamp>,
-}
-
-/// An API key to make.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ApiKeyRequest {
-    /// Its name, unique.
-    pub name: String,
-    /// What its bearer may do: admin, operator or viewer.
-    pub role: Role,
-    /// How long it is valid; for ever if it is left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub valid: Option<Lifetime>,
 }
 
 /// A new API key. The server does not know it any more once it has said it.

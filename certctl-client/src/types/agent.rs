@@ -1,7 +1,11 @@
-use certctl_core::{Fingerprint, Id, Lifetime, Timestamp, records};
+use certctl_core::{
+    Fingerprint, Id, Lifetime, Timestamp,
+    engine::AgentKeys,
+    records::{self, Clash, ConnectorInfo},
+    worker::{AssignedJob, Assignment, JobToken, Reported},
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::Token;
 
@@ -34,32 +38,9 @@ pub struct Agent {
     pub trusts: Vec<Fingerprint>,
     /// Its identity is used by two processes at once; an operator decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub clash: Option<AgentClash>,
+    pub clash: Option<Clash>,
     /// Counts its changes; what `If-Match` takes.
     pub revision: u64,
-}
-
-/// One identity seen from two processes at once.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct AgentClash {
-    /// The processes; `resolve` keeps one of them.
-    pub instances: Vec<String>,
-    /// Where they are, in the same order.
-    pub addresses: Vec<String>,
-    /// When it was seen.
-    pub at: Timestamp,
-}
-
-/// A connector that an agent has.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ConnectorInfo {
-    /// What it is for, such as `target`.
-    pub family: String,
-    /// Its kind.
-    pub kind: String,
-    /// The JSON schema of its configuration.
-    pub schema: Value,
 }
 
 /// Which agents are listed.
@@ -97,18 +78,14 @@ pub struct EnrollToken {
     pub expires_at: Timestamp,
 }
 
-/// An agent's keys, and what shows that it has the token and the signing key.
+/// An agent's public keys, signed for the token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EnrollRequest {
     /// The token.
     pub token: Token,
-    /// The public key that it signs challenges with: base64 of the SPKI, P-256.
-    pub signing_key: String,
-    /// The public key that secrets are sealed to: base64 of the 32 octets, X25519.
-    pub sealing_key: String,
-    /// Over a label, the token's hash and both keys: base64 of the signature in DER.
-    pub signature: String,
+    /// The keys; [`AgentKeys::sign`] makes them.
+    pub keys: AgentKeys,
 }
 
 /// An agent that has enrolled.
@@ -118,34 +95,6 @@ pub struct Enrolled {
     pub id: Id<records::Agent>,
     /// Its name.
     pub name: String,
-}
-
-/// What an agent signs to open a session.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Challenge {
-    /// The challenge.
-    pub challenge: String,
-    /// Until when it can be answered.
-    pub expires: Timestamp,
-}
-
-/// The answer to a challenge.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct SessionRequest {
-    /// The agent, by id or name.
-    pub agent: String,
-    /// The process: random from its start on.
-    pub instance: String,
-    /// The challenge.
-    pub challenge: String,
-    /// Over a label, the challenge and the rest: base64 of the signature in DER.
-    pub signature: String,
-    /// The version of the agent's program.
-    pub version: String,
-    /// The connectors that it has.
-    #[serde(default)]
-    pub connectors: Vec<ConnectorInfo>,
 }
 
 /// A session of some minutes.
@@ -167,4 +116,52 @@ pub struct Session {
 pub struct ResolveRequest {
     /// The process that keeps it.
     pub keep: String,
+}
+
+/// How much work an agent takes, and how long it waits for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct WorkRequest {
+    /// How many assignments at most.
+    #[schemars(range(min = 1, max = 100))]
+    pub limit: u32,
+    /// For how many seconds at most, if there is nothing to do.
+    #[schemars(range(min = 0, max = 60))]
+    pub wait_seconds: u32,
+}
+
+impl Default for WorkRequest {
+    /// Ten assignments, and 25 seconds.
+    fn default() -> Self {
+        Self { limit: 10, wait_seconds: 25 }
+    }
+}
+
+/// Work for an agent.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct WorkList {
+    /// What it shall do; empty if there is nothing.
+    pub data: Vec<Assignment>,
+}
+
+/// Leases that an agent wants more time for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExtendRequest {
+    /// The jobs that it is at.
+    pub jobs: Vec<JobToken>,
+}
+
+/// Leases that an agent still has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Extended {
+    /// The jobs, and whether they shall stop.
+    pub jobs: Vec<AssignedJob>,
+}
+
+/// What became of a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ReportAnswer {
+    /// What.
+    pub outcome: Reported,
 }

@@ -15,16 +15,16 @@ mod server;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use access::{ApiKey, ApiKeyFilter, ApiKeyRequest, AuditFilter, CreatedApiKey, Token};
+pub use access::{ApiKey, ApiKeyFilter, AuditFilter, CreatedApiKey, Token};
 pub use agent::{
-    Agent, AgentClash, AgentFilter, Challenge, ConnectorInfo, EnrollRequest, EnrollToken, EnrollTokenRequest,
-    Enrolled, ResolveRequest, Session, SessionRequest,
+    Agent, AgentFilter, EnrollRequest, EnrollToken, EnrollTokenRequest, Enrolled, ExtendRequest, Extended,
+    ReportAnswer, ResolveRequest, Session, WorkList, WorkRequest,
 };
 pub use certificate::{
     Certificate, CertificateDetail, CertificateFilter, CertificateTarget, CertificateVersion, PlacementInfo,
     Plans, Reference, RenewRequest, RevokeRequest, Started,
 };
-pub use connector::{ConnectorFamily, ConnectorKind, Host, Issuer, NamedFilter, Profile, Target};
+pub use connector::{Checked, ConnectorFamily, ConnectorKind, Host, Issuer, NamedFilter, Profile, Target};
 pub use job::{Job, JobDetail, JobFilter, JobWatchRequest};
 pub use problem::Problem;
 pub use server::{Health, HealthStatus, ServerVersion};

@@ -4,7 +4,9 @@ use certctl_client::{
     Client,
     types::{AuditFilter, NamedFilter, Problem, Token},
 };
-use certctl_core::{Effect, Error, ErrorKind, IssuerSpec, Retry, Secret, Timestamp, Violation};
+use certctl_core::{
+    Effect, Error, ErrorKind, IssuerSpec, Retry, Role, Secret, Timestamp, Violation, engine::ApiKeySpec,
+};
 use futures_util::TryStreamExt;
 use serde_json::{Value, json};
 
@@ -101,11 +103,7 @@ async fn a_credential_in_an_answer_is_in_no_error_and_in_no_debug() {
     let server =
         Scripted::start(vec![Answer::json(201, json!({ "key": "certctl_2_hush", "api_key": "wrong" }))])
             .await;
-    let request = certctl_client::types::ApiKeyRequest {
-        name: "ci".into(),
-        role: certctl_core::Role::Viewer,
-        valid: None,
-    };
+    let request = ApiKeySpec::new("ci", Role::Viewer);
     let error = server.client().create_api_key(&request).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::BadResponse);
     assert!(!format!("{error} {error:?}").contains("hush"), "{error:?}");
