@@ -1,6 +1,6 @@
 //! The client against a server that answers as it is told.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::needless_pass_by_value)]
 
 mod answers;
 mod asking;
