@@ -9,10 +9,10 @@ pub(crate) mod wire;
 use std::{net::SocketAddr, time::Duration};
 
 use certctl_core::{Error, ErrorKind, Result, TxtRecord, Violation};
-use futures_util::future::join_all;
+use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
 use hickory_proto::{
     op::{Message, ResponseCode},
-    rr::{Name, RData, RecordType},
+    rr::{Name, RData, Record, RecordType},
 };
 use tokio::time::timeout;
 
@@ -35,9 +35,14 @@ const MAX_ALIASES: usize = 8;
 /// What a hostile answer may make this ask.
 const MAX_NAME_SERVERS: usize = 32;
 const MAX_ADDRESSES: usize = 8;
+/// How many name servers are asked for what each of them should know.
+const MAX_ASKED: usize = 4;
 const MAX_GIVEN: usize = 64;
 
 /// Asks the DNS: resolvers for where things are, name servers for what they show.
+///
+/// No resolver is asked for a challenge's own name while a name server can be: a resolver that was told that nothing is there
+/// goes on saying so (RFC 2308), for hours with some zones, and a private CA may well ask the same one.
 ///
 /// ```
 /// use certctl_connectors::dns::Lookup;
@@ -51,6 +56,7 @@ const MAX_GIVEN: usize = 64;
 pub struct Lookup {
     resolvers: Vec<SocketAddr>,
     name_servers: Vec<SocketAddr>,
+    port: u16,
 }
 
 /// A zone and who serves it.
@@ -84,11 +90,19 @@ impl Lookup {
             return Err(Error::invalid(wrong));
         }
         let resolvers = if resolvers.is_empty() { resolvers::of_the_system() } else { resolvers.to_vec() };
-        Ok(Self { resolvers, name_servers: name_servers.to_vec() })
+        Ok(Self { resolvers, name_servers: name_servers.to_vec(), port: 53 })
+    }
+
+    /// For a DNS of one's own whose name servers, as the zones name them, are on another port than 53.
+    #[must_use]
+    pub fn on_port(mut self, port: u16) -> Self {
+        self.port = port;
+        self
     }
 
     /// The name that this one stands for in the end: the end of its chain of CNAME records (RFC 1034 section 3.6.2), in lower
-    /// case; the name itself if it is no alias. Neither has to exist.
+    /// case; the name itself if it is no alias. Neither has to exist. Name servers are asked, and the resolvers where none
+    /// answers.
     ///
     /// # Errors
     /// `Invalid` for what is no name, `Precondition` for aliases that go in a circle or through more than 8 names,
@@ -97,7 +111,8 @@ impl Lookup {
         let mut at = parse(name)?;
         let mut chain = vec![plain(&at)?];
         within(CALL, async {
-            while let Some(next) = self.alias(&at).await? {
+            let mut reachable = true;
+            while let Some(next) = self.alias(&at, &mut reachable).await? {
                 let text = plain(&next)?;
                 let again = chain.contains(&text);
                 chain.push(text);
@@ -127,17 +142,7 @@ impl Lookup {
     /// `Unavailable` if no resolver answers.
     pub async fn zone(&self, name: &str) -> Result<Zone> {
         let name = parse(name)?;
-        within(CALL, async {
-            let apex = self.apex(&name).await?;
-            let servers = self.name_servers_of(&apex).await?;
-            let addresses = join_all(servers.iter().map(|server| self.addresses(server))).await;
-            let name_servers = servers
-                .iter()
-                .zip(addresses)
-                .map(|(server, addresses)| (plain_or_escaped(server), addresses));
-            Ok(Zone { apex: plain(&apex)?, name_servers: name_servers.collect() })
-        })
-        .await
+        within(CALL, self.zone_of(&name)).await
     }
 
     /// Asks every name server of the record's zone, or each of those that were given, whether it shows the value. An IPv6
@@ -148,7 +153,7 @@ impl Lookup {
     pub async fn visible(&self, record: &TxtRecord) -> Result<Propagation> {
         let name = parse(&record.name)?;
         let (apex, servers) = if self.name_servers.is_empty() {
-            let zone = self.zone(&record.name).await?;
+            let zone = within(CALL, self.zone_of_record(&name)).await?;
             (Some(zone.apex), zone.name_servers.into_iter().map(|(name, at)| (Some(name), at)).collect())
         } else {
             let given: Vec<_> = self.name_servers.iter().map(|address| (None, vec![*address])).collect();
@@ -159,14 +164,59 @@ impl Lookup {
         Ok(Propagation { apex, servers })
     }
 
-    async fn alias(&self, name: &Name) -> Result<Option<Name>> {
-        let answer = self.resolve(name, RecordType::CNAME).await?;
+    /// `reachable` says whether name servers are worth asking, and hears whether they were.
+    async fn alias(&self, name: &Name, reachable: &mut bool) -> Result<Option<Name>> {
+        let servers = match &*self.name_servers {
+            _ if !*reachable => Vec::new(),
+            [] => self.zone_above(name).await?.map(|zone| zone.some_addresses()).unwrap_or_default(),
+            given => given.to_vec(),
+        };
+        let answer = match ask_any(&servers, name, RecordType::CNAME).await {
+            Some(answer) => answer,
+            None => {
+                *reachable = servers.is_empty() && *reachable;
+                self.resolve(name, RecordType::CNAME).await?
+            }
+        };
         Ok(answer.answers.into_iter().filter(|record| record.name == *name).find_map(|record| {
             match record.data {
                 RData::CNAME(target) => Some(target.0),
                 _ => None,
             }
         }))
+    }
+
+    async fn zone_of(&self, name: &Name) -> Result<Zone> {
+        let apex = self.apex(name).await?;
+        let servers = self.name_servers_of(&apex).await?;
+        let addresses = join_all(servers.iter().map(|server| self.addresses(server))).await;
+        let name_servers =
+            servers.iter().zip(addresses).map(|(server, addresses)| (plain_or_escaped(server), addresses));
+        Ok(Zone { apex: plain(&apex)?, name_servers: name_servers.collect() })
+    }
+
+    /// The zone of what the name lies below; none for names right below a top-level domain, and if there is no such zone.
+    async fn zone_above(&self, name: &Name) -> Result<Option<Zone>> {
+        let above = name.base_name();
+        if above.num_labels() < 2 {
+            return Ok(None);
+        }
+        match self.zone_of(&above).await {
+            Err(e) if e.kind() == ErrorKind::Precondition => Ok(None),
+            zone => zone.map(Some),
+        }
+    }
+
+    /// The zone of a record that may not be everywhere yet.
+    async fn zone_of_record(&self, name: &Name) -> Result<Zone> {
+        if let Some(above) = self.zone_above(name).await?
+            && let Some(answer) = ask_any(&above.some_addresses(), name, RecordType::SOA).await
+            // Without, it is delegated, and there whatever else is not.
+            && let Some(apex) = apex_in(&answer, name)
+        {
+            return if plain(&apex)? == above.apex { Ok(above) } else { self.zone_of(&apex).await };
+        }
+        self.zone_of(name).await
     }
 
     async fn apex(&self, name: &Name) -> Result<Name> {
@@ -215,7 +265,7 @@ impl Lookup {
         // The answer to a name server that is an alias has the end of its chain: forbidden (RFC 2181 section 10.3), and in use.
         let found = [v4, v6].into_iter().flatten().flat_map(|answer| answer.answers);
         let addresses = found.filter_map(|record| record.data.ip_addr());
-        addresses.take(MAX_ADDRESSES).map(|ip| SocketAddr::new(ip, 53)).collect()
+        addresses.take(MAX_ADDRESSES).map(|ip| SocketAddr::new(ip, self.port)).collect()
     }
 
     /// The first answer that a resolver gives, be it that there is no such name.
@@ -239,6 +289,29 @@ impl Lookup {
             failures.join(", ")
         )))
     }
+}
+
+impl Zone {
+    /// As many as are asked for what each of them should know.
+    fn some_addresses(&self) -> Vec<SocketAddr> {
+        let of_each = |nth: usize| self.name_servers.iter().filter_map(move |(_, at)| at.get(nth));
+        of_each(0).chain(of_each(1)).take(MAX_ASKED).copied().collect()
+    }
+}
+
+/// The first answer of somebody who serves the name, or who says to whom it is delegated.
+async fn ask_any(servers: &[SocketAddr], name: &Name, kind: RecordType) -> Option<Message> {
+    let servers = servers.iter().take(MAX_ASKED);
+    let mut asked: FuturesUnordered<_> =
+        servers.map(|server| wire::ask(*server, name, kind, false, ATTEMPT)).collect();
+    while let Some(answer) = asked.next().await {
+        let Ok(answer) = answer else { continue };
+        let delegated = |record: &Record| record.record_type() == RecordType::NS && record.name == *name;
+        if is_answer(&answer) && (answer.authoritative || answer.authorities.iter().any(delegated)) {
+            return Some(answer);
+        }
+    }
+    None
 }
 
 /// What one name server shows, at each of its addresses.

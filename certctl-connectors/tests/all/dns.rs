@@ -2,7 +2,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
 
 use certctl_connectors::{
@@ -101,6 +101,74 @@ async fn what_is_no_name_is_refused_before_anything_is_asked() {
         let record = TxtRecord { name: name.into(), value: "x".into() };
         assert_eq!(lookup.visible(&record).await.unwrap_err().kind(), ErrorKind::Invalid);
     }
+}
+
+// ---- What is not there yet -------------------------------------------------------------------------------------------------
+
+/// A resolver would go on saying that nothing is there, to a CA that asks it as well.
+#[tokio::test]
+async fn resolvers_do_not_hear_of_names_that_are_not_there_yet() {
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let hears = heard.clone();
+    let resolver = Server::start(move |question, answer, _| {
+        hears.lock().unwrap().push(asked(question));
+        match question.queries[0].query_type {
+            RecordType::A => {
+                let name = question.queries[0].name.clone();
+                answer.add_answer(Record::from_rdata(name, 1, RData::A(A::new(127, 0, 0, 1))));
+            }
+            RecordType::AAAA => {}
+            _ => zone(question, answer, 1),
+        }
+    })
+    .await;
+    let serving = Server::start(|question, answer, _| {
+        answer.metadata.authoritative = true;
+        match asked(question).as_str() {
+            "_acme-challenge.alias.web.test." => {
+                answer.add_answer(alias(&asked(question), "there.www.web.test."));
+            }
+            "_acme-challenge.own.web.test." => {
+                answer.metadata.authoritative = false;
+                let server = RData::NS(NS(Name::from_ascii("ns.own.test.").unwrap()));
+                answer.add_authority(Record::from_rdata(question.queries[0].name.clone(), 1, server));
+            }
+            _ => {
+                answer.metadata.response_code = ResponseCode::NXDomain;
+                answer.add_authority(soa("web.test."));
+            }
+        }
+    })
+    .await;
+    let (found, given) = (
+        Lookup::new(&[resolver.at], &[]).unwrap().on_port(serving.at.port()),
+        Lookup::new(&[resolver.at], &[serving.at]).unwrap(),
+    );
+    for lookup in [&found, &given] {
+        for (name, end) in [
+            ("_acme-challenge.www.web.test", "_acme-challenge.www.web.test"),
+            ("_acme-challenge.alias.web.test", "there.www.web.test"),
+            ("_acme-challenge.own.web.test", "_acme-challenge.own.web.test"),
+        ] {
+            assert_eq!(lookup.follow(name).await.unwrap(), end);
+        }
+        let record = TxtRecord { name: "_acme-challenge.www.web.test".into(), value: "x".into() };
+        let seen = lookup.visible(&record).await.unwrap();
+        assert_eq!(seen.servers[0].seen, Seen::Missing, "{seen}");
+    }
+    let heard = |of: &str| heard.lock().unwrap().iter().any(|name| name.starts_with(of));
+    assert!(heard("www.web.test") && heard("ns0.web.test"), "the zone is the resolvers' to find");
+    assert!(!heard("_acme-challenge") && !heard("there."));
+
+    // One that is delegated is there, with a zone of its own.
+    let record = TxtRecord { name: "_acme-challenge.own.web.test".into(), value: "x".into() };
+    found.visible(&record).await.unwrap();
+    assert!(heard("_acme-challenge.own"));
+    // Where no name server answers for it, nobody else is left.
+    let stranger = Server::start(|_, _, _| {}).await;
+    let lookup = Lookup::new(&[resolver.at], &[stranger.at]).unwrap();
+    lookup.follow("_acme-challenge.www.web.test").await.unwrap();
+    assert!(heard("_acme-challenge.www"));
 }
 
 // ---- Servers that fail, and strangers --------------------------------------------------------------------------------------

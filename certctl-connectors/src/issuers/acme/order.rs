@@ -216,19 +216,23 @@ impl Step<'_> {
     async fn authorize(&self, mut state: State) -> Result<Progress> {
         let authorizations = self.authorizations(&state).await?;
         let asked = identifiers(self.order)?;
-        let mut pending = Vec::new();
+        let mut open = Vec::new();
         for (url, authorization) in state.authorizations.iter().zip(&authorizations) {
             if !is_for(authorization, &asked) {
                 return self.failed(not_ours(authorization));
             }
             match authorization.status {
                 AuthorizationStatus::Valid => {}
-                AuthorizationStatus::Pending => {
-                    pending.push(challenge::choose(self, url, authorization).await?);
-                }
+                AuthorizationStatus::Pending => open.push((url.clone(), authorization.clone())),
                 _ => return self.failed(invalid_authorization(authorization, self.now)),
             }
         }
+        // Each may ask the DNS.
+        let pending: Vec<Pending> = stream::iter(open)
+            .map(|(url, authorization)| async move { challenge::choose(self, &url, &authorization).await })
+            .buffered(AT_ONCE)
+            .try_collect()
+            .await?;
         if pending.is_empty() {
             // All of them are reused: the order is ready.
             state.enter(Stage::Answered, self.now);
