@@ -77,9 +77,11 @@ async fn main() {
 
     println!("{orders} orders, {AT_ONCE} at a time");
     let before = Counts::of(&pebble);
-    let instant = each(&requests, |csr| by_instant_acme(theirs.clone(), csr)).await;
+    // No more: after some 240 orders its connection stands still, and it waits for ever.
+    let few = orders.min(200);
+    let instant = each(&requests[..few], |csr| by_instant_acme(theirs.clone(), csr)).await;
     let after = Counts::of(&pebble);
-    println!("instant-acme: {}", rate(orders, instant, &before, &after));
+    println!("instant-acme, {few} of them: {}", rate(few, instant, &before, &after));
     let before = after;
     let direct = each(&requests, |csr| by_issuer(issuer.clone(), csr)).await;
     let after = Counts::of(&pebble);
@@ -103,7 +105,7 @@ async fn main() {
         assert_eq!(after.orders - before.orders, orders, "orders were wasted");
         println!("{what} by the engine: {}", rate(orders, spent, &before, &after));
     }
-    let ratio = direct.cpu.as_secs_f64() / instant.cpu.as_secs_f64();
+    let ratio = (direct.cpu.as_secs_f64() / orders as f64) / (instant.cpu.as_secs_f64() / few as f64);
     println!("processor time of an order, this issuer / instant-acme = {ratio:.2} (goal: at most 2)");
 }
 
