@@ -234,6 +234,7 @@ fn sample(clock: &TestClock, chain: &certctl::Chain) -> Sample {
         window: None,
         asking: certctl::records::Asking::default(),
         revoked: false,
+        leaving: false,
     };
     let version = Version {
         id: Id::mint_at(now),
@@ -268,6 +269,7 @@ fn sample(clock: &TestClock, chain: &certctl::Chain) -> Sample {
         due: None,
         cancel: false,
         last_error: None,
+        reported: None,
         actor: Actor::process(),
         created: now,
         finished: Some(now),

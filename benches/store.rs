@@ -233,6 +233,7 @@ fn placement(certificate: &Certificate) -> Placement {
         window: None,
         asking: certctl::records::Asking::default(),
         revoked: false,
+        leaving: false,
     }
 }
 
@@ -254,6 +255,7 @@ fn job(placement: &Stored<Placement>, at: Timestamp) -> Job {
         due: Some(NOW),
         cancel: false,
         last_error: None,
+        reported: None,
         actor: Actor::engine(),
         created: at,
         finished: None,

@@ -3,26 +3,15 @@
 use crate::{
     Actor, Effect, Error, ErrorKind, Id, Permission, Result, Retry, X509Certificate,
     engine::{
-        CertificateSpec, Engine, EventStream, Inner, JobWatch, deploy, issue, plan, renewal,
+        CertificateSpec, Engine, EventStream, Inner, JobWatch, deploy, holders, issue, plan, remote, renewal,
         spec::{self, Wanted},
     },
     records::{
-        Asking, AuditEvent, Certificate, CertificateStatus, Deployment, DeploymentState, Holder,
-        IssuerRecord, Job, JobState, KeyPolicy, Placement, TargetRecord, Version,
+        AuditEvent, Certificate, CertificateStatus, Deployment, DeploymentState, Holder, IssuerRecord, Job,
+        JobState, Placement, TargetRecord, Version,
     },
     store::{Change, Store, StoreExt, Stored},
-    target::Plan,
-    worker::{MemoryJournal, Work, WorkReport},
 };
-
-/// What a deployment would change; see [`Engine::plan`].
-#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
-pub struct DeploymentPlan {
-    /// The target's name.
-    pub target: Box<str>,
-    /// What would be done there.
-    pub plan: Plan,
-}
 
 impl Engine {
     /// Makes what is wanted so: records it, then steps the job itself until the certificate is deployed, has failed, or
@@ -61,7 +50,7 @@ impl Engine {
             let certificate: Stored<Certificate> = inner.store.resolve(id_or_name).await?;
             let mut change = Change::new(event(inner, actor, "renewal.requested", &certificate.id));
             let mut jobs = Vec::new();
-            for mut placement in placements(inner, &certificate.id).await? {
+            for mut placement in staying(inner, &certificate.id).await? {
                 let how = Join { insist: true, ..Join::default() };
                 change = start_issue(inner, change, &mut placement, &mut jobs, how).await?;
             }
@@ -82,7 +71,7 @@ impl Engine {
             let certificate: Stored<Certificate> = inner.store.resolve(id_or_name).await?;
             let mut change = Change::new(event(inner, actor, "deployment.requested", &certificate.id));
             let mut jobs = Vec::new();
-            for placement in placements(inner, &certificate.id).await? {
+            for placement in staying(inner, &certificate.id).await? {
                 let version = placement.version.as_ref().ok_or_else(|| not_issued(&certificate))?;
                 let deployments = inner.store.list_by("placement", (&placement.id).into()).await?;
                 change = start_deploys(inner, change, deployments, version, &mut jobs, true).await?;
@@ -91,34 +80,6 @@ impl Engine {
             Ok(self.watch(certificate.into_inner().id, jobs))
         })
         .await
-    }
-
-    /// Dry run of [`Engine::deploy`]: what would be changed on each target, and which commands run. Touches nothing.
-    ///
-    /// # Errors
-    /// `NotFound`, `Precondition` if there is no version yet, and what a deployment would be refused for.
-    pub async fn plan(&self, actor: &Actor, id_or_name: &str) -> Result<Vec<DeploymentPlan>> {
-        actor.require(Permission::Read)?;
-        let inner = &self.inner;
-        let certificate: Stored<Certificate> = inner.store.resolve(id_or_name).await?;
-        let cx = crate::Context::new(inner.clock.clone());
-        let mut plans = Vec::new();
-        for placement in placements(inner, &certificate.id).await? {
-            let version = placement.version.as_ref().ok_or_else(|| not_issued(&certificate))?;
-            let deployments: Vec<Stored<Deployment>> =
-                inner.store.list_by("placement", (&placement.id).into()).await?;
-            for mut deployment in deployments {
-                deployment.wanted = Some(version.clone());
-                let Some(item) = deploy::item_for_plan(inner, &deployment).await? else { continue };
-                let target = item.target.name.clone();
-                match inner.worker.execute(&cx, Work::Plan(Box::new(item)), &MemoryJournal::default()).await?
-                {
-                    WorkReport::Plan(plan) => plans.push(DeploymentPlan { target, plan }),
-                    _ => return Err(Error::internal("the worker did not answer with a plan")),
-                }
-            }
-        }
-        Ok(plans)
     }
 
     /// Takes up a job that asks for attention, or waits for a later try, now. For a job whose CA may have issued already,
@@ -162,7 +123,7 @@ impl Engine {
     }
 
     /// Asks a job, and those that it waits for, to stop. It is obeyed before the first write; after that, what has begun
-    /// ends or is rolled back.
+    /// ends or is rolled back. An agent's job that nobody holds ends at once; one that is held, when the agent hears of it.
     ///
     /// # Errors
     /// `NotFound`, or `Denied` if the actor may not.
@@ -189,6 +150,7 @@ impl Engine {
             })
             .await?;
             inner.ask_to_stop(id);
+            remote::end_unheld(inner, id).await?;
         }
         Ok(())
     }
@@ -303,6 +265,7 @@ async fn want(
         None => create(inner, actor, wanted, &mut jobs).await?,
         Some(known) => update(inner, actor, wanted, known, &mut jobs).await?,
     };
+    remote::end_stopped(inner, &certificate).await?;
     Ok(JobWatch { engine: inner.clone(), certificate, jobs })
 }
 
@@ -331,27 +294,10 @@ async fn create(
         created: now,
         updated: now,
     };
-    let mut placement = Placement {
-        id: Id::mint_at(now),
-        certificate: certificate.id.clone(),
-        holder: holder(&wanted.key),
-        version: None,
-        job: None,
-        renew_at: None,
-        ask_at: None,
-        window: None,
-        asking: Asking::default(),
-        revoked: false,
-    };
-    let job = issue::job(inner, &placement)?;
-    placement.job = Some(job.id.clone());
-    jobs.push(job.id.clone());
-    let mut change = Change::new(event(inner, actor, "certificate.created", &certificate.id))
-        .insert(&certificate)?
-        .insert(&placement)?
-        .insert(&job)?;
-    for target in &wanted.targets {
-        change = change.insert(&new_deployment(inner, &placement, target))?;
+    let mut change =
+        Change::new(event(inner, actor, "certificate.created", &certificate.id)).insert(&certificate)?;
+    for (holder, targets) in holders::holders(wanted) {
+        change = new_holder(inner, change, &certificate.id, holder, &targets, jobs)?;
     }
     inner.commit(change).await?;
     Ok(certificate.id)
@@ -380,11 +326,20 @@ async fn update(
     let action = if changed { "certificate.changed" } else { "certificate.ensured" };
     let mut change = Change::new(event(inner, actor, action, &certificate.id));
     let mut writes = changed;
-    for mut placement in placements(inner, &certificate.id).await? {
+    let mut known_placements = placements(inner, &certificate.id).await?;
+    for (holder, targets) in holders::holders(wanted) {
+        // Both are here: who makes the key may change.
+        let same = |known: &Stored<Placement>| known.holder.as_column() == holder.as_column();
+        let Some(at) = known_placements.iter().position(same) else {
+            change = new_holder(inner, change, &certificate.id, holder, &targets, jobs)?;
+            writes = true;
+            continue;
+        };
+        let mut placement = known_placements.swap_remove(at);
         let deployments: Vec<Stored<Deployment>> =
             inner.store.list_by("placement", (&placement.id).into()).await?;
         let (deployments, gone): (Vec<_>, Vec<_>) =
-            deployments.into_iter().partition(|d| certificate.targets.contains(&d.target));
+            deployments.into_iter().partition(|d| targets.iter().any(|target| target.id == d.target));
         for gone in &gone {
             match deploy::open_job(inner, &gone.id).await? {
                 Some(job) if !job.step.is_null() => {
@@ -401,8 +356,7 @@ async fn update(
                 }
             }
         }
-        let mut fresh: Vec<Deployment> = wanted
-            .targets
+        let mut fresh: Vec<Deployment> = targets
             .iter()
             .filter(|target| !deployments.iter().any(|deployment| deployment.target == target.id))
             .map(|target| new_deployment(inner, &placement, target))
@@ -410,9 +364,10 @@ async fn update(
 
         let other = plan::needs_new_version(&known, &certificate);
         let renew = plan::wants_new_version(&placement, other, now);
+        let back = std::mem::take(&mut placement.leaving);
         if placement.job.is_some() || renew {
-            let how = Join { insist: false, other, touch: !fresh.is_empty() };
-            placement.holder = holder(&certificate.key);
+            let how = Join { insist: back, other, touch: back || !fresh.is_empty() };
+            placement.holder = holder;
             change = start_issue(inner, change, &mut placement, jobs, how).await?;
             writes = true;
         }
@@ -446,6 +401,10 @@ async fn update(
             change = start_deploys(inner, change, deployments, version, jobs, false).await?;
             writes |= jobs.len() > before;
         }
+    }
+    for placement in known_placements {
+        change = holders::leave(inner, change, placement, jobs).await?;
+        writes = true;
     }
     if changed && jobs.is_empty() && certificate.status == CertificateStatus::Partial {
         // What it was partial for has gone, and nothing is left that could say so.
@@ -499,7 +458,7 @@ async fn start_issue(
         && !job.state.is_finished()
     {
         jobs.push(job.id.clone());
-        let waits = job.state == JobState::Attention || job.failures > 0;
+        let waits = job.state == JobState::Attention || job.failures > 0 || (how.insist && job.cancel);
         let lost = job.last_error.as_ref().is_some_and(|e| e.effect == Effect::Unknown);
         let take_up = how.insist || issue::never_asked(&job) || (how.other && !lost);
         if take_up && waits && job.state != JobState::Waiting {
@@ -572,22 +531,42 @@ fn new_deployment(inner: &Inner, placement: &Placement, target: &TargetRecord) -
     }
 }
 
-fn holder(key: &KeyPolicy) -> Holder {
-    match key {
-        KeyPolicy::Made { .. } => Holder::Process,
-        KeyPolicy::External { .. } => Holder::External,
+/// Adds a placement with the job that issues its first version, and its deployments.
+fn new_holder(
+    inner: &Inner,
+    mut change: Change,
+    certificate: &Id<Certificate>,
+    holder: Holder,
+    targets: &[&TargetRecord],
+    jobs: &mut Vec<Id<Job>>,
+) -> Result<Change> {
+    let mut placement = holders::new_placement(inner, certificate, holder);
+    let job = issue::job(inner, &placement)?;
+    placement.job = Some(job.id.clone());
+    jobs.push(job.id.clone());
+    change = change.insert(&placement)?.insert(&job)?;
+    for target in targets {
+        change = change.insert(&new_deployment(inner, &placement, target))?;
     }
+    Ok(change)
 }
 
 async fn placements(inner: &Inner, certificate: &Id<Certificate>) -> Result<Vec<Stored<Placement>>> {
     inner.store.list_by("certificate", certificate.into()).await
 }
 
+/// Those that are wanted.
+pub(super) async fn staying(inner: &Inner, certificate: &Id<Certificate>) -> Result<Vec<Stored<Placement>>> {
+    let mut placements = placements(inner, certificate).await?;
+    placements.retain(|placement| !placement.leaving);
+    Ok(placements)
+}
+
 pub(super) fn event(inner: &Inner, actor: &Actor, action: &str, certificate: &Id<Certificate>) -> AuditEvent {
     AuditEvent::new(inner.clock.now(), actor, action, certificate.as_str())
 }
 
-fn not_issued(certificate: &Certificate) -> Error {
+pub(super) fn not_issued(certificate: &Certificate) -> Error {
     Error::new(
         ErrorKind::Precondition,
         format!("certificate {} has no version yet, so that there is nothing to deploy", certificate.name),

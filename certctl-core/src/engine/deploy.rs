@@ -1,9 +1,12 @@
 //! The jobs that bring versions to targets: those of one unit are leased, written and reloaded together.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use async_trait::async_trait;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
 use crate::{
@@ -25,6 +28,9 @@ use crate::{
 };
 
 pub(super) const KIND: &str = "deploy";
+
+/// How long a job rests that an agent gave back without having been asked to.
+pub(super) const GIVEN_BACK: Duration = Duration::from_secs(5);
 
 /// A job with nothing in it yet, due now.
 pub(super) fn blank_job(
@@ -52,6 +58,7 @@ pub(super) fn blank_job(
         due: Some(now),
         cancel: false,
         last_error: None,
+        reported: None,
         actor: Actor::engine(),
         created: now,
         finished: None,
@@ -107,8 +114,9 @@ pub(super) fn kick(engine: &Inner, job: &mut Job) {
 }
 
 /// One job of a batch, with its deployment.
-struct One {
-    held: Held,
+#[derive(Debug)]
+pub(super) struct One {
+    pub(super) held: Held,
     deployment: Option<Stored<Deployment>>,
     report: Option<DeployReport>,
     stopped: bool,
@@ -116,10 +124,50 @@ struct One {
     untried: Option<Error>,
     /// The job that waited for it and waits no longer.
     parent: Option<Id<Job>>,
+    /// An agent does it, and keeps the journal.
+    remote: bool,
+}
+
+impl One {
+    /// What the worker says.
+    fn take(&mut self, report: DeployReport) {
+        self.stopped |= report.error.as_ref().is_some_and(|e| e.kind == ErrorKind::Cancelled);
+        self.report = Some(report);
+    }
+
+    fn new(held: Held, deployment: Option<Stored<Deployment>>) -> Self {
+        let remote = held.job.place.agent.is_some();
+        Self { held, deployment, report: None, stopped: false, untried: None, parent: None, remote }
+    }
 }
 
 /// Deploys a batch of one unit, and commits what became of it.
 pub(super) async fn run(engine: &Inner, batch: Vec<Held>, cx: &Context) -> Result<()> {
+    let (mut all, items) = prepare(engine, batch).await?;
+    let journal = JobJournal { engine, held: Mutex::new(all.iter().map(|one| one.held.clone()).collect()) };
+    if !items.is_empty() {
+        let work = Work::Deploy(DeployWork { items });
+        let WorkReport::Deployed(reports) = engine.worker.execute(cx, work, &journal).await? else {
+            return Err(Error::internal("the worker did not answer with deployments"));
+        };
+        for report in reports {
+            let one = all.iter_mut().find(|one| one.held.job.subject.as_ref() == report.deployment.as_str());
+            if let Some(one) = one {
+                one.take(report);
+            }
+        }
+    }
+    for (one, held) in all.iter_mut().zip(journal.held.into_inner()) {
+        one.held = held;
+    }
+    commit(engine, all).await
+}
+
+/// What is to be done for a batch. A job without an item is to be committed as it is.
+///
+/// # Errors
+/// `Unavailable` if the store is away: that concerns all of them.
+pub(super) async fn prepare(engine: &Inner, batch: Vec<Held>) -> Result<(Vec<One>, Vec<DeployItem>)> {
     let mut all = Vec::with_capacity(batch.len());
     let mut items = Vec::new();
     for held in batch {
@@ -139,31 +187,111 @@ pub(super) async fn run(engine: &Inner, batch: Vec<Held>, cx: &Context) -> Resul
         {
             match item(engine, deployment).await {
                 Ok(item) => items.extend(item),
-                // The store is away: that concerns all of them.
                 Err(e) if e.kind() == ErrorKind::Unavailable => return Err(e),
                 Err(e) => untried = Some(e),
             }
         }
-        all.push(One { held, deployment, report: None, stopped, untried, parent: None });
+        all.push(One { stopped, untried, ..One::new(held, deployment) });
     }
-    let journal = JobJournal { engine, held: Mutex::new(all.iter().map(|one| one.held.clone()).collect()) };
-    if !items.is_empty() {
-        let work = Work::Deploy(DeployWork { items });
-        let WorkReport::Deployed(reports) = engine.worker.execute(cx, work, &journal).await? else {
-            return Err(Error::internal("the worker did not answer with deployments"));
+    Ok((all, items))
+}
+
+/// Commits what an agent says became of a batch: of each deployment, or why it could not do it.
+///
+/// # Errors
+/// `Conflict` with the reason `lease` and the job's id if one of the jobs is somebody else's by now; nothing is committed then.
+pub(super) async fn commit_reports(
+    engine: &Inner,
+    batch: Vec<Held>,
+    said: &Result<Vec<DeployReport>>,
+) -> Result<()> {
+    let mut all = Vec::with_capacity(batch.len());
+    for held in batch {
+        let deployment = read(engine, &held.job).await?;
+        let mut one = One::new(held, deployment);
+        let about = |report: &&DeployReport| *report.deployment.as_str() == *one.held.job.subject;
+        match said {
+            Ok(reports) => match reports.iter().find(about) {
+                Some(report) => match check_report(engine, one.deployment.as_deref(), report).await? {
+                    None => one.take(report.clone()),
+                    Some(wrong) => one.untried = Some(wrong),
+                },
+                None => one.untried = Some(bad_report("says nothing about this deployment")),
+            },
+            Err(e) if e.kind() == ErrorKind::Cancelled || one.held.job.cancel => one.stopped = true,
+            Err(e) => one.untried = Some(e.clone()),
+        }
+        all.push(one);
+    }
+    commit(engine, all).await
+}
+
+/// What is wrong with an agent's report: it may bring what it was given, and nothing else.
+async fn check_report(
+    engine: &Inner,
+    deployment: Option<&Deployment>,
+    report: &DeployReport,
+) -> Result<Option<Error>> {
+    let Some(deployment) = deployment else { return Ok(None) };
+    let version: Option<Stored<Version>> = engine.store.find(&report.version).await?;
+    let fits = version.is_some_and(|version| version.placement == deployment.placement);
+    Ok((!fits).then(|| bad_report("names a version that does not belong to this deployment")))
+}
+
+/// An event about a job's certificate.
+pub(super) fn event_about(engine: &Inner, job: &Job, action: &str) -> AuditEvent {
+    AuditEvent::new(engine.clock.now(), &Actor::engine(), action, job.certificate.as_str())
+        .with("job", job.id.as_str())
+}
+
+fn bad_report(what: &str) -> Error {
+    Error::new(ErrorKind::BadResponse, format!("the agent's report {what}"))
+}
+
+/// Records what an agent says about deployments whose jobs have been ended, or taken by somebody else, meanwhile: what it did
+/// is so all the same. What is older than what is known by now is passed over.
+pub(super) async fn commit_late(
+    engine: &Inner,
+    jobs: &[(Stored<Job>, u64)],
+    reports: &[DeployReport],
+) -> Result<()> {
+    for (job, token) in jobs {
+        if job.reported.is_some_and(|reported| reported >= *token) {
+            continue;
+        }
+        let Some(report) = reports.iter().find(|report| *report.deployment.as_str() == *job.subject) else {
+            continue;
         };
-        for report in reports {
-            let one = all.iter_mut().find(|one| one.held.job.subject.as_ref() == report.deployment.as_str());
-            if let Some(one) = one {
-                one.stopped |= report.error.as_ref().is_some_and(|e| e.kind == ErrorKind::Cancelled);
-                one.report = Some(report);
+        loop {
+            let Some(mut deployment) = read(engine, job).await? else { break };
+            let known = deployment.current.as_ref();
+            let older = known.is_some_and(|current| {
+                *current > report.version || (*current == report.version && !report.outcome.is_success())
+            });
+            if older || check_report(engine, Some(&deployment), report).await?.is_some() {
+                break;
+            }
+            record(engine, &mut deployment, report).await?;
+            let mut event = event_about(engine, job, "deployment.reported_late")
+                .with("deployment", deployment.id.as_str())
+                .with("outcome", report.outcome.as_str());
+            if let Some(error) = &report.error {
+                event = event.with("error", error.message.as_str());
+            }
+            let mut change = Change::new(event).update(&deployment)?;
+            if let Some(certificate) = roll_up_with(engine, &job.certificate, None, &[&*deployment]).await? {
+                change = change.update(&certificate)?;
+            }
+            match engine.commit(change).await {
+                Err(e) if is_conflict(&e, "version") || is_conflict(&e, "missing") => {}
+                done => {
+                    done?;
+                    break;
+                }
             }
         }
     }
-    for (one, held) in all.iter_mut().zip(journal.held.into_inner()) {
-        one.held = held;
-    }
-    commit(engine, all).await
+    Ok(())
 }
 
 async fn read(engine: &Inner, job: &Job) -> Result<Option<Stored<Deployment>>> {
@@ -216,7 +344,7 @@ pub(super) async fn item_for_plan(engine: &Inner, deployment: &Deployment) -> Re
 }
 
 /// Commits the results of a batch: deployments, jobs, and the parents that wait for them.
-async fn commit(engine: &Inner, mut all: Vec<One>) -> Result<()> {
+pub(super) async fn commit(engine: &Inner, mut all: Vec<One>) -> Result<()> {
     let spread = f64::from(random::bytes::<1>()[0]) / 255.0;
     let mut detached: BTreeMap<Id<Job>, u32> = BTreeMap::new();
     for one in &mut all {
@@ -335,7 +463,12 @@ async fn conclude(engine: &Inner, one: &mut One, spread: f64) -> Result<bool> {
         return Ok(true);
     }
     let unfinished = one.report.as_ref().is_some_and(|report| report.unfinished);
-    if !unfinished {
+    if one.remote {
+        // Its journal is the agent's; here it is enough to know that there is something in it.
+        if one.report.is_some() {
+            job.step = if unfinished { json!({ "unfinished": true }) } else { Value::Null };
+        }
+    } else if !unfinished {
         job.step = Value::Null;
     }
     if one.stopped && job.cancel {
@@ -345,7 +478,7 @@ async fn conclude(engine: &Inner, one: &mut One, spread: f64) -> Result<bool> {
     if one.stopped {
         // Another job of the unit was asked to stop, or this one was and has not heard of it: the next turn obeys.
         one.report = None;
-        one.held.wait_until(now);
+        one.held.wait_until(if one.remote { now + GIVEN_BACK } else { now });
         return Ok(false);
     }
     let (Some(report), Some(deployment)) = (&one.report, &mut one.deployment) else {
@@ -353,19 +486,8 @@ async fn conclude(engine: &Inner, one: &mut One, spread: f64) -> Result<bool> {
         one.held.finish(engine, JobState::Done);
         return Ok(true);
     };
-    deployment.at = Some(now);
-    deployment.duration_ms = Some(report.duration_ms);
-    deployment.address = Some(report.address.clone());
-    deployment.warnings.clone_from(&report.warnings);
-    deployment.error.clone_from(&report.error);
-    deployment.proof = Some(report.proof.clone());
-    deployment.changed = Some(report.changed.clone());
+    record(engine, deployment, report).await?;
     if report.outcome.is_success() {
-        deployment.state =
-            if report.proof.proved { DeploymentState::Proved } else { DeploymentState::Unproved };
-        let version: Stored<Version> = engine.store.read(&report.version).await?;
-        deployment.current_fingerprint = Some(version.fingerprint);
-        deployment.current = Some(report.version.clone());
         job.failures = 0;
         job.last_error = None;
         if deployment.wanted == deployment.current {
@@ -376,7 +498,6 @@ async fn conclude(engine: &Inner, one: &mut One, spread: f64) -> Result<bool> {
         return Ok(true);
     }
     let lost = report.outcome == DeployOutcome::RollbackFailed;
-    deployment.state = plan::state_after_failure(deployment.state, lost, unfinished);
     job.failures += 1;
     job.last_error.clone_from(&report.error);
     let again = match &report.error {
@@ -391,6 +512,28 @@ async fn conclude(engine: &Inner, one: &mut One, spread: f64) -> Result<bool> {
         }
     }
     Ok(true)
+}
+
+/// Writes down what happened.
+async fn record(engine: &Inner, deployment: &mut Deployment, report: &DeployReport) -> Result<()> {
+    deployment.at = Some(engine.clock.now());
+    deployment.duration_ms = Some(report.duration_ms);
+    deployment.address = Some(report.address.clone());
+    deployment.warnings.clone_from(&report.warnings);
+    deployment.error.clone_from(&report.error);
+    deployment.proof = Some(report.proof.clone());
+    deployment.changed = Some(report.changed.clone());
+    if report.outcome.is_success() {
+        deployment.state =
+            if report.proof.proved { DeploymentState::Proved } else { DeploymentState::Unproved };
+        let version: Stored<Version> = engine.store.read(&report.version).await?;
+        deployment.current_fingerprint = Some(version.fingerprint);
+        deployment.current = Some(report.version.clone());
+    } else {
+        let lost = report.outcome == DeployOutcome::RollbackFailed;
+        deployment.state = plan::state_after_failure(deployment.state, lost, report.unfinished);
+    }
+    Ok(())
 }
 
 /// What stands in the way of a deployment is on a machine where somebody may mend it: it is worth another try, unless the
@@ -490,6 +633,7 @@ pub(super) async fn roll_up_with(
     let placements: Vec<&Placement> = placements
         .iter()
         .map(|stored| placement.filter(|placement| placement.id == stored.id).unwrap_or(stored))
+        .filter(|placement| !placement.leaving)
         .collect();
     for job in placements.iter().filter_map(|placement| placement.job.as_ref()) {
         if engine.store.find::<Job>(job).await?.is_some_and(|job| job.state == JobState::Attention) {

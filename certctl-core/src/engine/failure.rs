@@ -5,9 +5,9 @@ use std::time::Duration;
 use crate::{
     Actor, Error, ErrorKind, ErrorReport, Id, Result,
     engine::{
-        Inner, challenge, deploy,
+        Inner, challenge, csr, deploy, errands,
         held::{Held, is_conflict, set_step_of, step_of},
-        issue,
+        holders, issue,
         plan::{self, AfterFailure, FAILURES_BEFORE_ATTENTION},
         revoke,
     },
@@ -143,7 +143,7 @@ fn obeys(job: &Job) -> bool {
         issue::KIND => serde_json::from_value::<issue::Step>(job.step.clone())
             .is_ok_and(|step| !matches!(step, issue::Step::Deploy { .. })),
         deploy::KIND => job.step.is_null(),
-        challenge::PRESENT | revoke::KIND => true,
+        challenge::PRESENT | revoke::KIND | csr::KIND | holders::FORGET | errands::PLAN => true,
         _ => false,
     }
 }

@@ -9,11 +9,12 @@ use crate::{
         dispatch::Dispatch,
         failure::Failure,
         held::{Held, is_stale},
+        holders::{self, Departure},
         issue::{self, Next, Subject},
         plan, renewal,
     },
     records::{
-        Asking, Attempt, AttemptState, Certificate, Deployment, JobState, KeyPolicy, Placement,
+        Asking, Attempt, AttemptState, Certificate, Deployment, Holder, Job, JobState, KeyPolicy, Placement,
         RenewalPolicy, Version,
     },
     store::{Change, ColumnValue, LeaseUse, Query, StoreExt, Stored, Test},
@@ -33,10 +34,14 @@ pub(super) async fn run(
     let newest: Stored<Version> = engine.store.read(version).await?;
     let attempt: Stored<Attempt> = engine.store.read(&newest.attempt).await?;
     // A key that can't be destroyed now is no reason to stop renewing: the next renewal tries again.
-    let forgotten = forget_keys(engine, cx, &placement).await.unwrap_or_else(|e| {
-        tracing::warn!(certificate = %certificate.id, error = %e, "keys that nothing needs any more are still there");
-        Forgotten::default()
-    });
+    let forgotten = match placement.leaving {
+        // All of them go.
+        true => Forgotten::default(),
+        false => forget_keys(engine, cx, &placement).await.unwrap_or_else(|e| {
+            tracing::warn!(certificate = %certificate.id, error = %e, "keys that nothing needs any more are still there");
+            Forgotten::default()
+        }),
+    };
 
     placement.job = None;
     placement.renew_at = renew_at(engine, &certificate, &attempt, &newest);
@@ -53,13 +58,18 @@ pub(super) async fn run(
         .event(engine, "certificate.renewed")
         .with("version", version.as_str())
         .with("keys_forgotten", forgotten.versions.len() + forgotten.attempts.len());
+    let departure = Departure::of_leaving(engine, &mut placement).await?;
     loop {
         let rolled_up = deploy::roll_up(engine, &placement.certificate, Some(&placement)).await?;
         let saved = held
             .save(engine, event.clone(), LeaseUse::Release, |change| {
-                let change =
-                    forgotten.versions.iter().try_fold(change.update(&placement)?, Change::update)?;
+                let change = match &departure {
+                    Some(departure) => departure.add_to(change)?,
+                    None => change.update(&placement)?,
+                };
+                let change = forgotten.versions.iter().try_fold(change, Change::update)?;
                 let change = forgotten.attempts.iter().try_fold(change, Change::update)?;
+                let change = forgotten.jobs.iter().try_fold(change, Change::insert)?;
                 match &rolled_up {
                     Some(certificate) => change.update(certificate),
                     None => Ok(change),
@@ -131,6 +141,8 @@ fn renew_at(
 struct Forgotten {
     versions: Vec<Stored<Version>>,
     attempts: Vec<Stored<Attempt>>,
+    /// Those that have their holder destroy the others.
+    jobs: Vec<Job>,
 }
 
 /// Destroys the keys that nothing needs any more: those of replaced versions, and of attempts that came to nothing.
@@ -156,6 +168,10 @@ async fn forget_keys(engine: &Inner, cx: &Context, placement: &Placement) -> Res
         engine.store.list_by("placement", (&placement.id).into()).await?;
     let forgettable = plan::forgettable(&versions, placement.version.as_ref(), &deployments);
     versions.retain(|version| forgettable.contains(&version.id));
+    if let Holder::Agent(_) = placement.holder {
+        let jobs = holders::forget_jobs(engine, placement, &versions, &attempts).await?;
+        return Ok(Forgotten { jobs, ..Forgotten::default() });
+    }
     let of_versions = versions.iter().filter_map(|version| version.key.clone());
     for key in of_versions.chain(attempts.iter().filter_map(|attempt| attempt.key.clone())) {
         engine.worker.execute(cx, Work::ForgetKey(key), &MemoryJournal::default()).await?;
@@ -166,5 +182,5 @@ async fn forget_keys(engine: &Inner, cx: &Context, placement: &Placement) -> Res
     for attempt in &mut attempts {
         attempt.key = None;
     }
-    Ok(Forgotten { versions, attempts })
+    Ok(Forgotten { versions, attempts, jobs: Vec::new() })
 }

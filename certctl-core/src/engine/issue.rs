@@ -11,16 +11,18 @@ use crate::{
     Challenge, Context, Csr, Effect, Error, ErrorKind, Handle, Id, Issuer, Key, Order, Progress, Recovery,
     Result, Retry,
     engine::{
-        Inner, challenge, deploy,
+        Inner, challenge, csr, deploy,
         dispatch::Dispatch,
         failure::Failure,
         finish,
         held::{self, Held, is_conflict, is_stale},
+        holders::Departure,
         plan,
     },
     random,
     records::{
-        Attempt, AttemptState, Certificate, IssuerRecord, Job, JobState, KeyPolicy, Placement, Version,
+        Attempt, AttemptState, Certificate, Holder, IssuerRecord, Job, JobState, KeyPolicy, Placement,
+        Version,
     },
     store::{Change, LeaseUse, StoreExt, Stored},
     worker::{MakeCsr, MemoryJournal, Work, WorkReport},
@@ -47,6 +49,8 @@ pub(super) enum Step {
         /// From 0.
         generation: u32,
     },
+    /// An agent makes key and request, by the job `child`.
+    Csr { generation: u32, child: Id<Job> },
     /// Ask the CA. `asked`: it may have been asked already.
     Submit { attempt: Id<Attempt>, generation: u32, asked: bool },
     /// Ask the CA how it is going, once `missing` are shown as well.
@@ -91,7 +95,7 @@ pub(super) fn job(engine: &Inner, placement: &Placement) -> Result<Job> {
 /// Whether the job has not asked its CA for anything yet, so that starting it over can't order twice.
 pub(super) fn never_asked(job: &Job) -> bool {
     let step: Result<Step, _> = serde_json::from_value(job.step.clone());
-    matches!(step, Ok(Step::Request { generation: 0 }))
+    matches!(step, Ok(Step::Request { generation: 0 } | Step::Csr { generation: 0, .. }))
 }
 
 /// Steps the job until it ends or has to wait.
@@ -104,6 +108,7 @@ pub(super) async fn run(engine: &Inner, mut held: Held, cx: &Context) -> Result<
         let step: Step = held.step()?;
         let next = match step {
             Step::Request { generation } => request(engine, &mut held, cx, generation).await?,
+            Step::Csr { generation, child } => csr::run(engine, &mut held, generation, &child).await?,
             Step::Submit { attempt, generation, asked } => {
                 submit(engine, &mut held, cx, &attempt, generation, asked && !own, at_once).await?
             }
@@ -155,7 +160,32 @@ async fn request(engine: &Inner, held: &mut Held, cx: &Context, generation: u32)
         algorithm,
         certificate.profile.lifetime,
     )?;
-    let (csr, key) = make_csr(engine, held, cx, &certificate, &placement, generation).await?;
+    let (csr, key) = match csr_work(engine, held, &certificate, &placement, generation).await? {
+        Wanted::Given(csr) => (csr, None),
+        Wanted::Made(work) if matches!(placement.holder, Holder::Agent(_)) => {
+            return Ok(csr::ask(engine, held, &placement, generation, work).await?);
+        }
+        Wanted::Made(work) => {
+            let key = work.key.clone();
+            match engine.worker.execute(cx, Work::MakeCsr(work), &MemoryJournal::default()).await? {
+                WorkReport::Csr(csr) => (csr, Some(key)),
+                other => return Err(wrong_report(&other).into()),
+            }
+        }
+    };
+    begin(engine, held, &certificate, &placement, generation, (csr, key)).await?;
+    Ok(Next::Again)
+}
+
+/// Commits an attempt, before the CA is asked.
+pub(super) async fn begin(
+    engine: &Inner,
+    held: &mut Held,
+    certificate: &Certificate,
+    placement: &Placement,
+    generation: u32,
+    (csr, key): (Csr, Option<Id<Key>>),
+) -> Result<()> {
     let now = engine.clock.now();
     let attempt = Attempt {
         id: Id::mint_at(now),
@@ -174,20 +204,26 @@ async fn request(engine: &Inner, held: &mut Held, cx: &Context, generation: u32)
     };
     held.set_step(&Step::Submit { attempt: attempt.id.clone(), generation, asked: true })?;
     let event = held.event(engine, "attempt.created").with("attempt", attempt.id.as_str());
-    held.save(engine, event, LeaseUse::Keep, |change| change.insert(&attempt)).await?;
-    Ok(Next::Again)
+    held.save(engine, event, LeaseUse::Keep, |change| change.insert(&attempt)).await
 }
 
-async fn make_csr(
+/// Where the request for an attempt comes from.
+enum Wanted {
+    /// Somebody gave it.
+    Given(Csr),
+    /// It is made, by whoever holds the key.
+    Made(MakeCsr),
+}
+
+async fn csr_work(
     engine: &Inner,
     held: &Held,
-    cx: &Context,
     certificate: &Certificate,
     placement: &Placement,
     generation: u32,
-) -> Result<(Csr, Option<Id<Key>>)> {
+) -> Result<Wanted> {
     let (algorithm, reuse_key) = match &certificate.key {
-        KeyPolicy::External { csr } => return Ok((csr.clone(), None)),
+        KeyPolicy::External { csr } => return Ok(Wanted::Given(csr.clone())),
         KeyPolicy::Made { algorithm, reuse_key } => (*algorithm, *reuse_key),
     };
     let old = match &placement.version {
@@ -204,16 +240,12 @@ async fn make_csr(
     // The algorithm belongs to it: somebody may ask for another one between two tries.
     let suffix = held.job.id.suffix();
     let key = old.unwrap_or_else(|| Id::with_suffix(&format!("{suffix}-{generation}-{algorithm}")));
-    let work = Work::MakeCsr(MakeCsr {
-        key: key.clone(),
+    Ok(Wanted::Made(MakeCsr {
+        key,
         algorithm,
         common_name: certificate.common_name.clone(),
         names: certificate.names.clone(),
-    });
-    match engine.worker.execute(cx, work, &MemoryJournal::default()).await? {
-        WorkReport::Csr(csr) => Ok((csr, Some(key))),
-        other => Err(wrong_report(&other)),
-    }
+    }))
 }
 
 async fn submit(
@@ -573,7 +605,7 @@ async fn record(
 }
 
 /// Ends the job as somebody asked. What the CA may still make of the attempt is nobody's any more.
-async fn cancel(
+pub(super) async fn cancel(
     engine: &Inner,
     held: &mut Held,
     attempt: Option<&Id<Attempt>>,
@@ -596,10 +628,14 @@ async fn cancel(
         let tomorrow = engine.clock.now() + Duration::from_secs(86_400);
         placement.renew_at = placement.version.as_ref().filter(|_| !placement.revoked).map(|_| tomorrow);
         placement.ask_at = placement.renew_at;
+        let departure = Departure::of_leaving(engine, &mut placement).await?;
         let rolled_up = deploy::roll_up(engine, &certificate.id, Some(&placement)).await?;
         let saved = held
             .save(engine, event.clone(), LeaseUse::Release, |change| {
-                let mut change = change.update(&placement)?;
+                let mut change = match &departure {
+                    Some(departure) => departure.add_to(change)?,
+                    None => change.update(&placement)?,
+                };
                 if let Some(attempt) = &dead {
                     change = change.update(attempt)?;
                 }

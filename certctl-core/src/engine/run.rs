@@ -11,17 +11,17 @@ use tokio::task::JoinSet;
 use crate::{
     Context, Error, ErrorKind, Id, Result, Timestamp,
     engine::{
-        Engine, Inner, Running, challenge, deploy,
+        Engine, Inner, Running, challenge, deploy, errands,
         failure::{self, Failure},
         held::Held,
-        issue, renewal, revoke, schedule,
+        holders, issue, remote, renewal, revoke, schedule,
     },
     records::{Certificate, Job, Place},
     store::{Filter, Lease, LeaseRequest, LeaseWhat, Record, Stored, Test},
 };
 
 /// How long a lease holds without a sign of life.
-const LEASE: Duration = Duration::from_secs(60);
+pub(super) const LEASE: Duration = Duration::from_secs(60);
 /// How often a sign of life is given.
 const HEARTBEAT: Duration = Duration::from_secs(20);
 /// How long changes are gathered while jobs are being stepped.
@@ -120,6 +120,8 @@ struct Turn {
     /// When the first question is due that was not due at the last look.
     ask: Option<Timestamp>,
     pruned: Option<Timestamp>,
+    /// When it was looked for agents that do not take their work.
+    swept_agents: Option<Timestamp>,
 }
 
 /// Whoever drops the loop drops what was leased for it as well: nobody else would step that while this process lives.
@@ -147,6 +149,7 @@ impl Turn {
             asked: None,
             ask: None,
             pruned: None,
+            swept_agents: None,
         }
     }
 
@@ -170,6 +173,12 @@ impl Turn {
                 tracing::warn!(error = %e, "finished jobs were not pruned");
             }
             self.pruned = Some(now);
+        }
+        if old(self.swept_agents, Duration::from_secs(60)) {
+            if let Err(e) = remote::sweep(engine).await {
+                tracing::warn!(error = %e, "agents that do not take their work could not be looked for");
+            }
+            self.swept_agents = Some(now);
         }
         if self.waiting.is_empty() {
             self.waiting.extend(engine.claim(None, engine.at_once).await?);
@@ -244,10 +253,20 @@ impl Inner {
         if let Some(certificate) = certificate {
             filter.push(equal("certificate", certificate.into()));
         }
+        self.claim_at(self.seat.name(), filter, limit).await
+    }
+
+    /// Leases jobs that are due, for a seat, as batches: those of one group are one batch.
+    pub(super) async fn claim_at(
+        &self,
+        seat: &str,
+        filter: Vec<Filter>,
+        limit: usize,
+    ) -> Result<Vec<Vec<Held>>> {
         let now = self.clock.now();
         let request = LeaseRequest {
             kind: Job::KIND,
-            seat: self.seat.name().to_owned(),
+            seat: seat.to_owned(),
             now,
             until: now + LEASE,
             what: LeaseWhat::Claim { filter, limit },
@@ -279,7 +298,12 @@ impl Inner {
     }
 
     /// Gives leases back that were taken and not used, so that another process needs not wait for their end.
-    async fn give_back(&self, batches: impl IntoIterator<Item = Vec<Held>>) {
+    pub(super) async fn give_back(&self, batches: impl IntoIterator<Item = Vec<Held>>) {
+        self.give_back_to(self.seat.name(), batches).await;
+    }
+
+    /// As [`Inner::give_back`], for what this seat has leased.
+    pub(super) async fn give_back_to(&self, seat: &str, batches: impl IntoIterator<Item = Vec<Held>>) {
         let leases: Vec<Lease> = batches.into_iter().flatten().map(|held| held.lease).collect();
         if leases.is_empty() {
             return;
@@ -287,7 +311,7 @@ impl Inner {
         let now = self.clock.now();
         let request = LeaseRequest {
             kind: Job::KIND,
-            seat: self.seat.name().to_owned(),
+            seat: seat.to_owned(),
             now,
             until: now,
             what: LeaseWhat::Release(leases),
@@ -385,6 +409,12 @@ async fn step(engine: Arc<Inner>, batch: Vec<Held>, cx: Context) -> Result<(), F
         revoke::KIND => {
             for held in batch {
                 revoke::run(&engine, held, &cx).await?;
+            }
+            Ok(())
+        }
+        holders::FORGET => {
+            for held in batch {
+                errands::forget_here(&engine, held, &cx).await?;
             }
             Ok(())
         }

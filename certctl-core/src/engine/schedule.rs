@@ -100,8 +100,8 @@ pub(crate) async fn next_due(engine: &Inner) -> Result<Next> {
 /// on: nothing waits until a clock that was wrong would be right. Where two processes do this at the same time, some tries
 /// come a little early.
 pub(crate) async fn clock_was_set_back(engine: &Inner, now: Timestamp, before: Timestamp) -> Result<()> {
+    // Also those of agents: the time when they are due is this store's.
     let query = Query::of::<Job>()
-        .filter("place", Test::Equal, Place::HERE)
         .filter("due", Test::Greater, now)
         .filter("due", Test::AtMost, before + plan::LONGEST_BACKOFF)
         .order("due", Direction::Ascending)

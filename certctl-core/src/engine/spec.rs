@@ -207,11 +207,16 @@ pub(crate) async fn check(inner: &Inner, spec: &CertificateSpec) -> Result<Wante
                 wrong.add(&pointer, &format!("the target {} is given twice", target.name), "remove it");
                 continue;
             }
-            if target.place.agent.is_some() {
+            if let Some(agent) = &target.place.agent
+                && store.find(agent).await?.is_none()
+            {
                 wrong.add(
                     &pointer,
-                    "the target is on an agent, and this program has none",
-                    "use a target of this process",
+                    &format!(
+                        "the target {} is on the agent {agent}, which does not exist any more",
+                        target.name
+                    ),
+                    "give the target another agent, or enrol that one again",
                 );
             }
             targets.push(target);

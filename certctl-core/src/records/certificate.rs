@@ -174,6 +174,9 @@ pub struct Placement {
     /// Whether the newest version is revoked.
     #[serde(default)]
     pub revoked: bool,
+    /// Nothing is wanted of this holder any more: it goes, with its keys, once what has begun has ended.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leaving: bool,
 }
 
 /// How it went to ask a CA when it wants a certificate renewed.
@@ -201,6 +204,15 @@ pub enum Holder {
 }
 
 impl Holder {
+    /// Where its keys are made, used and forgotten.
+    pub fn place(&self) -> crate::records::Place {
+        let agent = match self {
+            Self::Process | Self::External => None,
+            Self::Agent(agent) => Some(agent.clone()),
+        };
+        crate::records::Place { agent, host: None }
+    }
+
     /// As a column, and in a job's place.
     pub fn as_column(&self) -> &str {
         match self {

@@ -12,7 +12,7 @@ use crate::{
 pub struct Job {
     /// Its id.
     pub id: Id<Job>,
-    /// What it does: `issue`, `deploy`, `present`, `retract`, `revoke`.
+    /// What it does: `issue`, `csr`, `deploy`, `present`, `retract`, `revoke`, `forget`, `plan`.
     pub kind: Box<str>,
     /// The id of the record that it is about.
     pub subject: Box<str>,
@@ -50,6 +50,9 @@ pub struct Job {
     /// Why the last step failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<ErrorReport>,
+    /// The token of the lease under which an agent's last report was recorded: the same report may come again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reported: Option<u64>,
     /// Who asked for it.
     pub actor: Actor,
     /// When it was made.
