@@ -125,14 +125,21 @@ async fn everything_that_is_wrong_is_told_below_its_field() {
 
     let place = Place { agent: Some("ag-one".parse_id()), host: None };
     let probe = Some(Probe { connections: 0, deadline: Lifetime::secs(0), ..Probe::default() });
-    let spec = TargetSpec { place, probe, ..TargetSpec::new("web", "nginx", json!({ "cert_path": "rel" })) };
+    let spec = TargetSpec {
+        place: place.into(),
+        probe,
+        ..TargetSpec::new("web", "nginx", json!({ "cert_path": "rel" }))
+    };
     let error = engine.put_target(&me(), spec).await.unwrap_err();
     assert_invalid(
         &error,
         &["/probe/connections", "/probe/deadline", "/config/cert_path", "/config/key_path", "/place/agent"],
     );
     let place = Place { agent: None, host: Some("host-gone".parse_id()) };
-    let spec = TargetSpec { place, ..TargetSpec::new("web", "files", json!({ "combined_path": "/a" })) };
+    let spec = TargetSpec {
+        place: place.into(),
+        ..TargetSpec::new("web", "files", json!({ "combined_path": "/a" }))
+    };
     assert_invalid(&engine.put_target(&me(), spec).await.unwrap_err(), &["/place/host"]);
     assert!(engine.store().list::<TargetRecord>(Query::of::<TargetRecord>()).await.unwrap().0.is_empty());
     assert!(engine.store().list::<IssuerRecord>(Query::of::<IssuerRecord>()).await.unwrap().0.is_empty());

@@ -10,7 +10,7 @@ use crate::{
     Actor, Error, ErrorKind, Id, Identified, Issuer, Lifetime, Permission, Result, Violation, WriteMode,
     check_name,
     connectors::{Sealing, read_config, seal},
-    engine::{Engine, Inner, commands::again_if_stale},
+    engine::{Engine, Inner, commands::again_if_stale, place},
     host::Endpoint,
     records::{AuditEvent, Certificate, Deployment, IssuerRecord, Place, Probe, TargetRecord},
     store::{Change, ColumnValue, Query, Record, Select, Store, StoreExt, Stored, Test},
@@ -47,7 +47,7 @@ pub struct TargetSpec {
     /// `post_deploy_verify { enabled, endpoint, timeout }` is another way to write `probe`.
     pub config: Value,
     /// Who deploys to it, and on which host it is.
-    pub place: Place,
+    pub place: PlaceSpec,
     /// How it is proved what it serves; the connector's own endpoints by default.
     pub probe: Option<Probe>,
     /// How its files are written.
@@ -55,6 +55,22 @@ pub struct TargetSpec {
     /// Refuse with `Conflict` unless the stored target has this version; zero if there must be none.
     #[serde(skip)]
     pub expected_version: Option<u64>,
+}
+
+/// Who deploys to a target, and on which host it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct PlaceSpec {
+    /// The agent, by name or id; none for this process.
+    pub agent: Option<String>,
+    /// The host, by name or id; none for the machine that the agent, or this process, runs on.
+    pub host: Option<String>,
+}
+
+impl From<Place> for PlaceSpec {
+    fn from(place: Place) -> Self {
+        Self { agent: place.agent.map(|id| id.to_string()), host: place.host.map(|id| id.to_string()) }
+    }
 }
 
 impl IssuerSpec {
@@ -128,7 +144,7 @@ impl Engine {
     /// changed target gets the certificates that belong there when each is next deployed: see [`Engine::deploy`].
     ///
     /// # Errors
-    /// As for [`Engine::put_issuer`].
+    /// As for [`Engine::put_issuer`]; `Precondition` if another agent is named while certificates go there.
     pub async fn put_target(&self, actor: &Actor, spec: TargetSpec) -> Result<Stored<TargetRecord>> {
         actor.require(Permission::ManageConnectors)?;
         let inner = &self.inner;
@@ -136,20 +152,10 @@ impl Engine {
         let id = check_identity::<TargetRecord>(spec.id.as_deref(), &spec.name, &mut wrong);
         let mut config = object(&spec.config);
         let probe = split_probe(&mut config, spec.probe.clone(), &mut wrong);
-        let kind = take(&mut wrong, "", inner.catalog.connectors().target(&spec.kind));
-        if let Some(kind) = kind {
-            take(&mut wrong, "/config", kind.check(&config));
-        }
-        if spec.place.agent.is_some() {
-            wrong.push(Violation::new(
-                "/place/agent",
-                "the target is on an agent, and this program has none",
-                "leave it out, for a target that this program deploys to",
-            ));
-        } else if let Err(e) = inner.catalog.host(&spec.place).await {
-            wrong.push(Violation::new("/place/host", e.message(), "give a host that this program reaches"));
-        }
+        let place = place::read(inner, &spec.place, &mut wrong).await?;
+        let kind = place::kind(inner, &spec.kind, &place, &config, &mut wrong).await?;
         let Some(kind) = kind.filter(|_| wrong.is_empty()) else { return Err(Error::invalid(wrong)) };
+        let (kind, place) = (&kind, &place);
         let (id, spec, config, probe) = (&id, &spec, &config, &probe);
         again_if_stale(|| async move {
             let known =
@@ -158,13 +164,18 @@ impl Engine {
                 return Err(declared("target", &spec.name));
             }
             let id = chosen(inner, known.as_ref().map(|known| &known.id), id.as_ref());
+            if let Some(known) = known.as_ref().filter(|known| known.place.agent != place.agent)
+                && uses::<Deployment>(&*inner.store, "target", (&known.id).into()).await?
+            {
+                return Err(place::in_use(&spec.name));
+            }
             let before = known.as_ref().and_then(|known| known.config.as_ref());
             let record = TargetRecord {
-                config: Some(sealed(inner, &id, &kind.schema(), config, before)?),
+                config: Some(sealed(inner, &id, &kind.schema, config, before)?),
                 id,
                 name: spec.name.as_str().into(),
-                kind: kind.name.into(),
-                place: spec.place.clone(),
+                kind: kind.name.clone(),
+                place: place.clone(),
                 probe: probe.clone(),
                 write: spec.write,
             };
@@ -275,7 +286,7 @@ fn check_identity<R: Identified>(id: Option<&str>, name: &str, wrong: &mut Vec<V
 }
 
 /// The value, or what is wrong with it below `pointer`.
-fn take<T>(wrong: &mut Vec<Violation>, pointer: &str, result: Result<T>) -> Option<T> {
+pub(super) fn take<T>(wrong: &mut Vec<Violation>, pointer: &str, result: Result<T>) -> Option<T> {
     result.map_err(|e| wrong.extend_from_slice(e.below(pointer).violations())).ok()
 }
 

@@ -25,6 +25,7 @@ mod http01;
 mod inventory;
 mod issue;
 mod on_demand;
+mod place;
 pub mod plan;
 mod remote;
 mod renewal;
@@ -58,7 +59,7 @@ use crate::{
 pub use access::ApiKeySpec;
 pub use agents::AgentKeys;
 pub use builder::EngineBuilder;
-pub use connectors::{IssuerSpec, TargetSpec};
+pub use connectors::{IssuerSpec, PlaceSpec, TargetSpec};
 pub use dry_run::DeploymentPlan;
 pub use events::{Event, EventStream};
 pub use inventory::Readable;
