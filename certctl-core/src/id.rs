@@ -146,7 +146,12 @@ impl<R: Identified> JsonSchema for Id<R> {
         // A name in `#/components/schemas/`, where blanks are not allowed.
         let words = R::NOUN.split(' ').map(|word| {
             let mut letters = word.chars();
-            letters.next().map(|first| first.to_ascii_uppercase()).into_iter().chain(letters).collect::<String>()
+            letters
+                .next()
+                .map(|first| first.to_ascii_uppercase())
+                .into_iter()
+                .chain(letters)
+                .collect::<String>()
         });
         format!("{}Id", words.collect::<String>()).into()
     }

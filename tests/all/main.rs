@@ -12,6 +12,7 @@
 
 #[cfg(all(feature = "acme", feature = "dns"))]
 mod acme;
+mod agents;
 #[cfg(feature = "axum")]
 mod axum_server;
 #[cfg(all(feature = "acme", feature = "axum", feature = "dns"))]

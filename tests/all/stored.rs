@@ -133,7 +133,7 @@ async fn everything_that_is_wrong_is_told_below_its_field() {
     let error = engine.put_target(&me(), spec).await.unwrap_err();
     assert_invalid(
         &error,
-        &["/probe/connections", "/probe/deadline", "/config/cert_path", "/config/key_path", "/place/agent"],
+        &["/probe/connections", "/probe/deadline", "/place/agent", "/config/cert_path", "/config/key_path"],
     );
     let place = Place { agent: None, host: Some("host-gone".parse_id()) };
     let spec = TargetSpec {

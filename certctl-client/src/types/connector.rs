@@ -61,7 +61,7 @@ impl Target {
     pub fn spec(&self) -> TargetSpec {
         TargetSpec {
             id: Some(self.id.to_string()),
-            place: self.place.clone(),
+            place: self.place.clone().into(),
             probe: Some(self.probe.clone()),
             write: self.write,
             expected_version: Some(self.revision),

@@ -8,7 +8,7 @@ use crate::{
         Engine, Inner, JobWatch,
         commands::{again_if_stale, event},
     },
-    records::{Certificate, Placement, Version},
+    records::{Certificate, Holder, Placement, Version},
     store::{Change, StoreExt, Stored},
 };
 
@@ -27,6 +27,17 @@ impl Engine {
                 .with("id", &certificate.id)
         };
         let version = newest(inner, &certificate).await?.ok_or_else(|| missing("there is no version yet"))?;
+        let placement = inner.store.find(&version.placement).await?;
+        if let Some(Holder::Agent(agent)) =
+            placement.as_ref().map(|placement: &Stored<Placement>| &placement.holder)
+        {
+            let name = inner
+                .store
+                .find(agent)
+                .await?
+                .map_or_else(|| agent.to_string(), |agent| agent.name.to_string());
+            return Err(missing(&format!("its key is held by the agent {name}, and never leaves it")));
+        }
         inner.bundle_of(version).await?.ok_or_else(|| missing("its key is not held by this program"))
     }
 }

@@ -155,6 +155,16 @@ impl Engine {
         Ok(())
     }
 
+    /// A job that was asked for before, perhaps of another process, to wait for it or to step it.
+    ///
+    /// # Errors
+    /// `NotFound`, or `Denied` if the actor may not.
+    pub async fn watch_job(&self, actor: &Actor, job: &Id<Job>) -> Result<JobWatch> {
+        actor.require(Permission::Read)?;
+        let job: Stored<Job> = self.inner.store.read(job).await?;
+        Ok(self.watch(job.certificate.clone(), vec![job.id.clone()]))
+    }
+
     /// The certificate of this id or name.
     ///
     /// # Errors

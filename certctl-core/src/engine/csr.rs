@@ -8,10 +8,11 @@ use crate::{
         Inner, deploy,
         failure::Failure,
         held::{self, Held, step_of},
+        holders::{self, Forget},
         issue::{self, Next, Subject},
     },
     records::{Attempt, Certificate, Holder, Job, JobState, Placement},
-    store::{LeaseUse, StoreExt, Stored},
+    store::{Change, LeaseUse, StoreExt, Stored},
     worker::MakeCsr,
 };
 
@@ -24,6 +25,9 @@ pub(super) struct Step {
     /// The answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) csr: Option<Csr>,
+    /// It was stopped before any agent had heard of it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) unheard: bool,
 }
 
 /// A job that has an agent make a request, for `parent` to wait for.
@@ -31,7 +35,7 @@ fn job(engine: &Inner, parent: &Job, placement: &Placement, work: MakeCsr) -> Re
     let place = placement.holder.place();
     let mut job = deploy::blank_job(engine, KIND, placement.id.as_str(), &placement.certificate, place);
     job.parent = Some(parent.id.clone());
-    held::set_step_of(&mut job, &Step { work, csr: None })?;
+    held::set_step_of(&mut job, &Step { work, csr: None, unheard: false })?;
     Ok(job)
 }
 
@@ -58,24 +62,47 @@ pub(super) async fn run(
     generation: u32,
     child: &Id<Job>,
 ) -> Result<Next, Failure> {
+    let Subject { placement, certificate } = issue::subject(engine, &held.job).await?;
     if held.job.cancel {
+        forget_key(engine, held, &placement, child).await?;
         return Ok(issue::cancel(engine, held, None, &[]).await?);
     }
-    let Subject { placement, certificate } = issue::subject(engine, &held.job).await?;
-    let again = issue::Step::Request { generation };
     match made(engine, child).await {
         Ok(Made::Csr(csr, work)) if asks_for(&work, &certificate) => {
             let csr = (csr, Some(work.key));
             issue::begin(engine, held, &certificate, &placement, generation, csr).await?;
         }
         Ok(_) => {
-            held.set_step(&again)?;
+            held.set_step(&issue::Step::Request { generation })?;
             let event = held.event(engine, "request.repeated");
             held.save(engine, event, LeaseUse::Keep, Ok).await?;
         }
-        Err(error) => return Err(Failure { error, step: Some(again), dead: None, ended: false }),
+        Err(error) => {
+            // Whatever is wrong with its key, there will be another one.
+            forget_key(engine, held, &placement, child).await?;
+            let step = Some(issue::Step::Request { generation: generation + 1 });
+            return Err(Failure { error, step, dead: None, ended: false });
+        }
     }
     Ok(Next::Again)
+}
+
+/// Has the agent destroy the key of a request that nothing comes of, if it was made for that alone.
+async fn forget_key(engine: &Inner, held: &Held, placement: &Placement, child: &Id<Job>) -> Result<()> {
+    let Some(job) = engine.store.find::<Job>(child).await? else { return Ok(()) };
+    let step: Step = step_of(&job)?;
+    let attempts: Vec<Stored<Attempt>> = engine.store.list_by("placement", (&placement.id).into()).await?;
+    if step.unheard || attempts.iter().any(|attempt| attempt.key.as_ref() == Some(&step.work.key)) {
+        return Ok(());
+    }
+    let Some(job) = holders::forget_job(engine, placement, Forget::nobodys(step.work.key)).await? else {
+        return Ok(());
+    };
+    let event = held.event(engine, "key.given_up").with("key", &*job.subject);
+    match engine.commit(Change::new(event).insert(&job)?).await {
+        Err(e) if e.kind() != ErrorKind::Conflict => Err(e),
+        _ => Ok(()),
+    }
 }
 
 /// What came of such a job.
@@ -95,7 +122,7 @@ async fn made(engine: &Inner, id: &Id<Job>) -> Result<Made> {
     let Some(job) = engine.store.find::<Job>(id).await? else { return Ok(Made::Nothing) };
     match (job.state, &job.last_error) {
         (JobState::Done, _) => {
-            let Step { work, csr } = step_of(&job)?;
+            let Step { work, csr, .. } = step_of(&job)?;
             Ok(csr.map_or(Made::Nothing, |csr| Made::Csr(csr, work)))
         }
         // It was tried often enough: a person has to look.

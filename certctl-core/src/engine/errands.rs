@@ -32,8 +32,13 @@ pub(super) struct PlanStep {
 }
 
 /// The work of a job; none if there is nothing to do any more, which is recorded then.
-pub(super) async fn work(engine: &Inner, held: Held) -> Result<Option<Work>> {
+pub(super) async fn work(engine: &Inner, mut held: Held) -> Result<Option<Work>> {
     if held.job.cancel {
+        if &*held.job.kind == csr::KIND && held.lease.token <= 1 {
+            // Nobody has leased it before.
+            let step = csr::Step { unheard: true, ..held.step()? };
+            held.set_step(&step)?;
+        }
         return end(engine, held, JobState::Cancelled).await.map(|()| None);
     }
     match &*held.job.kind {

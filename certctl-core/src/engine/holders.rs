@@ -28,6 +28,13 @@ pub(super) struct Forget {
     pub(super) attempts: Vec<Id<Attempt>>,
 }
 
+impl Forget {
+    /// Of a key that no record names.
+    pub(super) fn nobodys(key: Id<Key>) -> Self {
+        Self { key, versions: Vec::new(), attempts: Vec::new() }
+    }
+}
+
 /// The holders that are wanted, each with its targets. Without targets, this process holds the key.
 pub(super) fn holders(wanted: &Wanted) -> Vec<(Holder, Vec<&TargetRecord>)> {
     let mut holders: Vec<(Holder, Vec<&TargetRecord>)> = Vec::new();
@@ -178,28 +185,38 @@ pub(super) async fn forget_jobs(
     attempts: &[Stored<Attempt>],
 ) -> Result<Vec<Job>> {
     let mut keys: BTreeMap<Id<Key>, Forget> = BTreeMap::new();
-    let of = |key: &Id<Key>| Forget { key: key.clone(), versions: Vec::new(), attempts: Vec::new() };
     for version in versions {
         let Some(key) = &version.key else { continue };
-        keys.entry(key.clone()).or_insert_with(|| of(key)).versions.push(version.id.clone());
+        keys.entry(key.clone())
+            .or_insert_with(|| Forget::nobodys(key.clone()))
+            .versions
+            .push(version.id.clone());
     }
     for attempt in attempts {
         let Some(key) = &attempt.key else { continue };
-        keys.entry(key.clone()).or_insert_with(|| of(key)).attempts.push(attempt.id.clone());
+        keys.entry(key.clone())
+            .or_insert_with(|| Forget::nobodys(key.clone()))
+            .attempts
+            .push(attempt.id.clone());
     }
     let mut jobs = Vec::new();
-    for (key, step) in keys {
-        let unique = format!("forget:{key}");
-        if engine.store.find_by::<Job>("unique_key", unique.as_str().into()).await?.is_some() {
-            continue;
-        }
-        let place = placement.holder.place();
-        let mut job = deploy::blank_job(engine, FORGET, key.as_str(), &placement.certificate, place);
-        job.unique = Some(unique.into());
-        held::set_step_of(&mut job, &step)?;
-        jobs.push(job);
+    for step in keys.into_values() {
+        jobs.extend(forget_job(engine, placement, step).await?);
     }
     Ok(jobs)
+}
+
+/// A job that destroys a key at its holder; none if there is one already.
+pub(super) async fn forget_job(engine: &Inner, placement: &Placement, step: Forget) -> Result<Option<Job>> {
+    let unique = format!("forget:{}", step.key);
+    if engine.store.find_by::<Job>("unique_key", unique.as_str().into()).await?.is_some() {
+        return Ok(None);
+    }
+    let place = placement.holder.place();
+    let mut job = deploy::blank_job(engine, FORGET, step.key.as_str(), &placement.certificate, place);
+    job.unique = Some(unique.into());
+    held::set_step_of(&mut job, &step)?;
+    Ok(Some(job))
 }
 
 /// What has to be written once a key is gone.

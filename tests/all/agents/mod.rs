@@ -1,0 +1,5 @@
+//! Agents without HTTP: sessions, and work over the three calls.
+
+mod faults;
+mod rig;
+mod work;
