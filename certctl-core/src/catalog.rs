@@ -8,8 +8,9 @@ use crate::{
     Clock, Env, Error, ErrorKind, Id, Identified, Issuer, Result, Sealer, Secrets, Solver, SolverSpec,
     Target,
     connectors::{Connectors, Site},
+    home::Home,
     host::{Endpoint, Host, Hosts},
-    records::{IssuerRecord, Place, TargetRecord},
+    records::{IssuerRecord, Place, StateRecord, TargetRecord},
     state::StoreState,
     store::{Record, Store},
 };
@@ -48,6 +49,23 @@ impl Parts {
 }
 
 impl Catalog {
+    /// For a [`crate::LocalWorker`] without an engine, such as an agent's. Of the home's store it needs no more than a place
+    /// for what connectors keep.
+    ///
+    /// # Errors
+    /// What opening the store gives.
+    pub async fn for_worker(home: Home, clock: Arc<dyn Clock>) -> Result<Self> {
+        home.store.open(&[StateRecord::KIND]).await?;
+        Ok(Self::new(Parts {
+            store: home.store,
+            clock,
+            secrets: home.secrets,
+            sealer: home.sealer,
+            hosts: home.hosts,
+            connectors: Arc::new(home.connectors),
+        }))
+    }
+
     pub(crate) fn new(parts: Parts) -> Self {
         Self {
             parts,

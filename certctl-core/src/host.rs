@@ -114,6 +114,16 @@ pub trait Host: Send + Sync + Debug {
     /// process group is killed then.
     async fn run(&self, command: &Command) -> Result<Output>;
 
+    /// Whether the host's owner lets these files be read and written and these commands be run, apart from whether that works
+    /// now: asked before the first write, so that nothing has to be taken back.
+    ///
+    /// # Errors
+    /// `Denied`, with what would allow it.
+    async fn permits(&self, files: &[HostPath], commands: &[Command]) -> Result<()> {
+        let (_, _) = (files, commands);
+        Ok(())
+    }
+
     /// Opens a TCP connection from this host, for the probe.
     ///
     /// # Errors

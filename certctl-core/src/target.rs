@@ -31,6 +31,14 @@ pub trait Target: Send + Sync + Debug {
     /// The host that its probe goes out from; none if it can't be probed.
     fn host(&self) -> Option<Arc<dyn Host>>;
 
+    /// Whether whoever owns the place lets this target be deployed to at all; touches nothing.
+    ///
+    /// # Errors
+    /// `Denied`, with what would allow it.
+    async fn permitted(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// What is there now.
     async fn observe(&self, cx: &Context) -> Result<Observed>;
 

@@ -73,11 +73,20 @@ impl<T: FileTarget + 'static> Target for OnHost<T> {
         Some(self.host.clone())
     }
 
+    async fn permitted(&self) -> Result<()> {
+        let layout = self.target.layout();
+        let files: Vec<_> = layout.files.into_iter().map(|file| file.path).collect();
+        let commands: Vec<_> =
+            [layout.validate, layout.reload, layout.start].into_iter().flatten().collect();
+        self.host.permits(&files, &commands).await
+    }
+
     async fn observe(&self, _: &Context) -> Result<Observed> {
         self.observe_files().await
     }
 
     async fn plan(&self, _: &Context, bundle: &Bundle) -> Result<Plan> {
+        self.permitted().await?;
         self.plan_files(bundle).await
     }
 

@@ -83,7 +83,8 @@ impl Worker for LocalWorker {
             }
             Work::Plan(item) => Ok(WorkReport::Plan(deploy::plan(cx, &self.member(*item).await?).await?)),
             Work::Check(target) => {
-                self.catalog.target(&target).await?;
+                let (target, _) = self.catalog.target(&target).await?;
+                target.permitted().await?;
                 Ok(WorkReport::Done)
             }
             Work::Present(challenge) => {
