@@ -116,9 +116,29 @@ impl Actor {
         if self.role.allows(permission) {
             return Ok(());
         }
-        Err(Error::new(
-            ErrorKind::Denied,
-            format!("{} has the role {}, which does not include {permission:?}", self.name, self.role),
-        ))
+        let roles = [Role::Operator, Role::Admin].map(|role| (role.allows(permission), role.as_str()));
+        let others: Vec<&str> = roles.into_iter().filter(|(may, _)| *may).map(|(_, name)| name).collect();
+        let message = format!(
+            "{} has the role {}, which may not {}: ask as {}",
+            self.name,
+            self.role,
+            permission.as_str(),
+            others.join(" or ")
+        );
+        Err(Error::new(ErrorKind::Denied, message))
+    }
+}
+
+impl Permission {
+    /// What it allows, after "may".
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "look at records",
+            Self::ManageCertificates => "manage certificates and jobs",
+            Self::ManageConnectors => "manage issuers, targets, hosts and profiles",
+            Self::ManageAgents => "manage agents",
+            Self::ManageAccess => "manage API keys",
+            Self::ReadKeys => "take private keys out",
+        }
     }
 }

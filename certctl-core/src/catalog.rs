@@ -5,9 +5,9 @@ use std::{collections::HashMap, fmt::Debug, sync::Arc};
 use tokio::sync::Mutex;
 
 use crate::{
-    Clock, Env, Error, ErrorKind, Id, Identified, Issuer, Result, Sealer, Secrets, Solver, SolverSpec,
-    Target,
-    connectors::{Connectors, Site},
+    Clock, Env, Error, ErrorKind, Id, Identified, Issuer, Recipient, Result, Sealer, Secrets, Solver,
+    SolverSpec, Target,
+    connectors::{Connectors, Site, reseal},
     home::Home,
     host::{Endpoint, Host, Hosts},
     records::{IssuerRecord, Place, StateRecord, TargetRecord},
@@ -97,6 +97,25 @@ impl Catalog {
     /// The host of this place.
     pub(crate) async fn host(&self, place: &Place) -> Result<Arc<dyn Host>> {
         self.parts.hosts.host(place.host.as_ref().map(Id::as_str)).await
+    }
+
+    /// Checks what somebody wants to store about a host.
+    pub(crate) fn check_host(&self, kind: &str, config: &serde_json::Value) -> Result<()> {
+        self.parts.hosts.check(kind, config)
+    }
+
+    /// The target as an agent gets it: what this store has sealed in its configuration is sealed to the agent instead, for the
+    /// same fields of the same record.
+    ///
+    /// # Errors
+    /// `Precondition` if a value does not open with this store's key.
+    pub fn for_agent(&self, record: &TargetRecord, recipient: &Recipient) -> Result<TargetRecord> {
+        let mut record = record.clone();
+        if let Some(config) = &mut record.config {
+            let owner = (TargetRecord::KIND.table, record.id.as_str());
+            reseal(self.sealer(), recipient, owner, "", config)?;
+        }
+        Ok(record)
     }
 
     pub(crate) fn sealer(&self) -> &Sealer {

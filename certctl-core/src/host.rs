@@ -139,6 +139,17 @@ pub trait Hosts: Send + Sync + Debug {
     /// # Errors
     /// `NotFound`, or `Precondition` if this program can't reach hosts of that kind.
     async fn host(&self, id: Option<&str>) -> Result<std::sync::Arc<dyn Host>>;
+
+    /// Checks what somebody wants to store about a host: its kind, and its configuration below `/config`.
+    ///
+    /// # Errors
+    /// `Invalid` with everything that is wrong; by default for every kind.
+    fn check(&self, kind: &str, config: &serde_json::Value) -> Result<()> {
+        let _ = config;
+        let message = format!("this program reaches no hosts of the kind {}", crate::x509::shown(kind));
+        let remedy = "run an agent there, and name it in the target's place";
+        Err(Error::invalid_field("/kind", message, remedy))
+    }
 }
 
 /// A byte stream.

@@ -42,7 +42,10 @@ pub use catalog::Catalog;
 pub use clock::{Clock, SystemClock};
 pub use command::CommandLine;
 pub use context::Context;
-pub use engine::{CertificateSpec, Engine, EngineBuilder, IssuerSpec, TargetSpec};
+pub use engine::{
+    ApiKeySpec, CertificateSpec, Engine, EngineBuilder, HostSpec, IssuerSpec, ProfileSpec, Readable,
+    TargetSpec,
+};
 pub use env::{Env, NoHosts, State};
 pub use error::{Effect, Error, ErrorKind, ErrorReport, Result, Retry, Violation};
 pub use files::OnHost;

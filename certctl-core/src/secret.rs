@@ -223,6 +223,10 @@ impl Sealed {
         self.parts().is_some_and(|(form, _)| form == SealedFor::Recipient)
     }
 
+    pub(crate) fn from_text(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
     pub(crate) fn from_parts(form: SealedFor, parts: &[&[u8]]) -> Self {
         let mut whole = vec![form as u8];
         whole.extend(parts.iter().copied().flatten());

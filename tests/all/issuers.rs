@@ -586,7 +586,7 @@ async fn a_key_is_kept_where_that_is_asked_for() {
 
         // Another algorithm needs another key.
         let mut other = reuse();
-        other.key_algorithm = certctl::KeyAlgorithm::EcdsaP384;
+        other.key_algorithm = Some(certctl::KeyAlgorithm::EcdsaP384);
         rig.tick();
         let certificate = engine.ensure(&actor(), other).await.unwrap();
         assert_status(&certificate, CertificateStatus::Active);

@@ -25,7 +25,7 @@ use crate::{
 
 pub(crate) use config::escaped;
 pub(crate) use declare::TargetBuilder;
-pub(crate) use seal::{Sealing, seal, seal_solvers};
+pub(crate) use seal::{Sealing, reseal, seal, seal_solvers};
 
 pub use config::read_config;
 pub use declare::{IssuerDeclaration, TargetConfigExt, TargetDeclaration};

@@ -3,7 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use super::{Connectors, escaped};
-use crate::{Error, Result, SealedAt, Sealer, Secret, SolverSpec, Violation, secret::SECRET_SCHEMA};
+use crate::{
+    Error, Recipient, Result, Sealed, SealedAt, Sealer, Secret, SolverSpec, Violation, secret::SECRET_SCHEMA,
+};
 
 /// What sealing needs.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +49,41 @@ pub(crate) fn seal_solvers(with: Sealing<'_>, solvers: Vec<(&'static str, &mut S
         spec.owner = Some(with.owner.1.into());
     }
     if walk.wrong.is_empty() { Ok(()) } else { Err(Error::invalid(walk.wrong)) }
+}
+
+/// Seals each value that the store has sealed to somebody else. Goes by the form alone, and not by a schema: the connector may
+/// be one that only the other side knows. `field` is the name of the field that `value` is in.
+///
+/// # Errors
+/// `Precondition` if a value does not open.
+pub(crate) fn reseal(
+    sealer: &Sealer,
+    recipient: &Recipient,
+    owner: (&str, &str),
+    field: &str,
+    value: &mut Value,
+) -> Result<()> {
+    match value {
+        Value::Object(fields) => {
+            if let (1, Some(Value::String(text))) = (fields.len(), fields.get("sealed")) {
+                let at = SealedAt { table: owner.0, id: owner.1, field };
+                let secret = sealer.open(&at, &Sealed::from_text(text))?;
+                let sealed = recipient.seal(&at, &secret)?;
+                *value = json!({ "sealed": sealed });
+                return Ok(());
+            }
+            for (name, value) in fields {
+                reseal(sealer, recipient, owner, name, value)?;
+            }
+        }
+        Value::Array(items) => {
+            for value in items {
+                reseal(sealer, recipient, owner, field, value)?;
+            }
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 struct Walk<'a> {

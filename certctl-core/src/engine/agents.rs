@@ -13,6 +13,7 @@ use crate::{
     engine::{
         Engine, Inner,
         commands::again_if_stale,
+        profiles::first,
         sessions::presence,
         token::{self, refused},
     },
@@ -329,16 +330,9 @@ async fn tokens(inner: &Inner, agent: &Id<Agent>) -> Result<Vec<Stored<EnrollTok
 }
 
 async fn refuse_if_used(inner: &Inner, agent: &Agent) -> Result<()> {
-    let mut query = Query::of::<TargetRecord>().limit(500);
-    loop {
-        let (targets, next): (Vec<Stored<TargetRecord>>, _) = inner.store.list(query.clone()).await?;
-        if let Some(target) = targets.iter().find(|target| target.place.agent.as_ref() == Some(&agent.id)) {
-            return Err(used(agent, &format!("the target {} is deployed to by it", target.name)));
-        }
-        match next {
-            Some(next) => query.after = Some(next),
-            None => break,
-        }
+    let its = |target: &TargetRecord| target.place.agent.as_ref() == Some(&agent.id);
+    if let Some(target) = first(inner, its).await? {
+        return Err(used(agent, &format!("the target {} is deployed to by it", target.name)));
     }
     let held = Query::of::<Placement>().filter("holder", Test::Equal, &agent.id).select(Select::Ids).limit(1);
     if inner.store.query(&held).await?.ids.is_empty() {

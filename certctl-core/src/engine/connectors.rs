@@ -13,7 +13,7 @@ use crate::{
     engine::{Engine, Inner, commands::again_if_stale, place},
     host::Endpoint,
     records::{AuditEvent, Certificate, Deployment, IssuerRecord, Place, Probe, TargetRecord},
-    store::{Change, ColumnValue, Query, Record, Select, Store, StoreExt, Stored, Test},
+    store::{Change, Record, Store, StoreExt, Stored},
 };
 
 /// An issuer to store. Public fields and [`IssuerSpec::new`] are its builder.
@@ -165,7 +165,7 @@ impl Engine {
             }
             let id = chosen(inner, known.as_ref().map(|known| &known.id), id.as_ref());
             if let Some(known) = known.as_ref().filter(|known| known.place.agent != place.agent)
-                && uses::<Deployment>(&*inner.store, "target", (&known.id).into()).await?
+                && inner.store.find_by::<Deployment>("target", (&known.id).into()).await?.is_some()
             {
                 return Err(place::in_use(&spec.name));
             }
@@ -207,8 +207,10 @@ impl Engine {
             if inner.catalog.declares_issuer(issuer.id.as_str()) {
                 return Err(declared("issuer", &issuer.name));
             }
-            let used = uses::<Certificate>(&*inner.store, "issuer", (&issuer.id).into()).await?;
-            delete(inner, actor, &issuer, used).await
+            let user: Option<Stored<Certificate>> =
+                inner.store.find_by("issuer", (&issuer.id).into()).await?;
+            let user = user.map(|certificate| format!("the certificate {}", certificate.name));
+            delete(inner, actor, &issuer, user.as_deref()).await
         })
         .await
     }
@@ -225,8 +227,9 @@ impl Engine {
             if inner.catalog.declares_target(target.id.as_str()) {
                 return Err(declared("target", &target.name));
             }
-            let used = uses::<Deployment>(&*inner.store, "target", (&target.id).into()).await?;
-            delete(inner, actor, &target, used).await
+            let user: Option<Stored<Deployment>> = inner.store.find_by("target", (&target.id).into()).await?;
+            let user = user.map(|deployment| format!("the certificate {}", deployment.certificate));
+            delete(inner, actor, &target, user.as_deref()).await
         })
         .await
     }
@@ -276,11 +279,15 @@ fn split_probe(config: &mut Value, probe: Option<Probe>, wrong: &mut Vec<Violati
 }
 
 /// A configuration that is left out has no fields.
-fn object(config: &Value) -> Value {
+pub(super) fn object(config: &Value) -> Value {
     if config.is_null() { Value::Object(Default::default()) } else { config.clone() }
 }
 
-fn check_identity<R: Identified>(id: Option<&str>, name: &str, wrong: &mut Vec<Violation>) -> Option<Id<R>> {
+pub(super) fn check_identity<R: Identified>(
+    id: Option<&str>,
+    name: &str,
+    wrong: &mut Vec<Violation>,
+) -> Option<Id<R>> {
     take(wrong, "", check_name::<R>(name, "/name"));
     id.and_then(|id| take(wrong, "/id", Id::parse(id)))
 }
@@ -291,7 +298,7 @@ pub(super) fn take<T>(wrong: &mut Vec<Violation>, pointer: &str, result: Result<
 }
 
 /// The record that a spec is about: the one with its id, or else the one with its name.
-async fn known<R: Record + Identified>(
+pub(super) async fn known<R: Record + Identified>(
     store: &dyn Store,
     id: Option<&Id<R>>,
     name: &str,
@@ -309,12 +316,12 @@ async fn known<R: Record + Identified>(
     }
 }
 
-fn chosen<R: Identified>(inner: &Inner, known: Option<&Id<R>>, id: Option<&Id<R>>) -> Id<R> {
+pub(super) fn chosen<R: Identified>(inner: &Inner, known: Option<&Id<R>>, id: Option<&Id<R>>) -> Id<R> {
     known.or(id).cloned().unwrap_or_else(|| Id::mint_at(inner.clock.now()))
 }
 
 /// Writes a record that is new or has changed.
-async fn put<R: Record + Identified + PartialEq + Clone>(
+pub(super) async fn put<R: Record + Identified + PartialEq + Clone>(
     inner: &Inner,
     actor: &Actor,
     known: Option<Stored<R>>,
@@ -343,27 +350,21 @@ async fn put<R: Record + Identified + PartialEq + Clone>(
     Ok(Stored::new(record, versions.first().copied().unwrap_or_default()))
 }
 
-async fn delete<R: Record + Identified>(
+pub(super) async fn delete<R: Record + Identified>(
     inner: &Inner,
     actor: &Actor,
     record: &Stored<R>,
-    used: bool,
+    used_by: Option<&str>,
 ) -> Result<()> {
     let noun = R::NOUN;
-    if used {
+    if let Some(user) = used_by {
         return Err(Error::new(
             ErrorKind::Precondition,
-            format!("certificates use the {noun} {}: give them another one first", record.id()),
+            format!("the {noun} {} is used by {user}: give that another one first", record.id()),
         ));
     }
     let event = AuditEvent::new(inner.clock.now(), actor, &format!("{noun}.deleted"), record.id());
     inner.commit(Change::new(event).delete(record)).await.map(drop)
-}
-
-/// Whether any record has this value in that column.
-async fn uses<R: Record>(store: &dyn Store, column: &'static str, value: ColumnValue) -> Result<bool> {
-    let query = Query::of::<R>().filter(column, Test::Equal, value).select(Select::Ids).limit(1);
-    Ok(!store.query(&query).await?.ids.is_empty())
 }
 
 /// The configuration as it is stored: its secrets sealed for the record.

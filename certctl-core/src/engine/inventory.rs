@@ -1,7 +1,7 @@
 //! What is stored, for those who may look: nothing is read by a frontend without this.
 
 use crate::{
-    Actor, Error, ErrorKind, Identified, Permission, Result,
+    Actor, Chain, Error, ErrorKind, Identified, Permission, Result,
     engine::Engine,
     records::{
         Agent, ApiKey, AuditEvent, Certificate, Deployment, HostRecord, IssuerRecord, Job, Placement,
@@ -76,6 +76,20 @@ impl Engine {
             return Err(Error::invalid_field("/limit", message, remedy));
         }
         StoreExt::list(&*self.inner.store, query).await
+    }
+
+    /// The newest version's chain, leaf first: what is public of a certificate, for whoever holds its key.
+    ///
+    /// # Errors
+    /// `NotFound`, `Precondition` if there is no version yet, `Denied` if the actor may not.
+    pub async fn export(&self, actor: &Actor, id_or_name: &str) -> Result<Chain> {
+        let certificate: Stored<Certificate> = self.read(actor, id_or_name).await?;
+        let newest = self.versions(&certificate.id).await?.into_iter().next();
+        newest.map(|version| version.into_inner().chain).ok_or_else(|| {
+            let message =
+                format!("certificate {} has no version yet: its first one is on its way", certificate.name);
+            Error::new(ErrorKind::Precondition, message)
+        })
     }
 
     /// How many records there are by each value of a column.

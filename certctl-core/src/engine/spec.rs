@@ -30,8 +30,8 @@ pub struct CertificateSpec {
     pub profile: Option<String>,
     /// How long it should be valid; overrides the profile.
     pub lifetime: Option<Lifetime>,
-    /// The algorithm of its keys; ECDSA P-256 by default.
-    pub key_algorithm: KeyAlgorithm,
+    /// The algorithm of its keys; that of the profile by default, or else ECDSA P-256.
+    pub key_algorithm: Option<KeyAlgorithm>,
     /// Keep the key at renewals; by default each version has its own.
     pub reuse_key: bool,
     /// A request (PEM) whose key is elsewhere.
@@ -112,7 +112,7 @@ impl CertificateSpec {
     /// Sets the algorithm of its keys.
     #[must_use]
     pub fn key_algorithm(mut self, algorithm: KeyAlgorithm) -> Self {
-        self.key_algorithm = algorithm;
+        self.key_algorithm = Some(algorithm);
         self
     }
 
@@ -237,7 +237,7 @@ pub(crate) async fn check(inner: &Inner, spec: &CertificateSpec) -> Result<Wante
             "leave out either csr or reuse_key",
         );
     }
-    if spec.csr.is_some() && spec.key_algorithm != KeyAlgorithm::default() {
+    if spec.csr.is_some() && spec.key_algorithm.is_some() {
         wrong.add(
             "/key_algorithm",
             "a certificate from a request has its key elsewhere, and with it the algorithm",
@@ -254,13 +254,7 @@ pub(crate) async fn check(inner: &Inner, spec: &CertificateSpec) -> Result<Wante
         profile_id = Some(record.id);
     }
     if let Some(lifetime) = spec.lifetime {
-        if lifetime < Lifetime::secs(300) || lifetime > Lifetime::days(36_500) {
-            wrong.add(
-                "/lifetime",
-                "the lifetime is under five minutes or over a hundred years",
-                "write it like 47d or 12h",
-            );
-        }
+        wrong.0.extend(check_lifetime(lifetime));
         profile.lifetime = Some(lifetime);
     }
     let at_share = spec.renew_at_share.unwrap_or(RenewalPolicy::default().at_share);
@@ -269,7 +263,10 @@ pub(crate) async fn check(inner: &Inner, spec: &CertificateSpec) -> Result<Wante
     }
     let key = match csr {
         Some(csr) => KeyPolicy::External { csr },
-        None => KeyPolicy::Made { algorithm: spec.key_algorithm, reuse_key: spec.reuse_key },
+        None => KeyPolicy::Made {
+            algorithm: spec.key_algorithm.or(profile.key_algorithm).unwrap_or_default(),
+            reuse_key: spec.reuse_key,
+        },
     };
 
     match (wrong.0.is_empty(), issuer) {
@@ -290,6 +287,13 @@ pub(crate) async fn check(inner: &Inner, spec: &CertificateSpec) -> Result<Wante
         }
         _ => Err(Error::invalid(wrong.0)),
     }
+}
+
+/// What is wrong with how long a certificate should be valid, in the field `lifetime`.
+pub(super) fn check_lifetime(lifetime: Lifetime) -> Option<Violation> {
+    let fits = (Lifetime::secs(300)..=Lifetime::days(36_500)).contains(&lifetime);
+    let message = "the lifetime is under five minutes or over a hundred years";
+    (!fits).then(|| Violation::new("/lifetime", message, "write it like 47d or 12h"))
 }
 
 /// With an id of its own, the name may be another certificate's.

@@ -76,8 +76,7 @@ impl<T: FileTarget + 'static> Target for OnHost<T> {
     async fn permitted(&self) -> Result<()> {
         let layout = self.target.layout();
         let files: Vec<_> = layout.files.into_iter().map(|file| file.path).collect();
-        let commands: Vec<_> =
-            [layout.validate, layout.reload, layout.start].into_iter().flatten().collect();
+        let commands: Vec<_> = [layout.validate, layout.reload, layout.start].into_iter().flatten().collect();
         self.host.permits(&files, &commands).await
     }
 

@@ -37,6 +37,9 @@ pub struct Profile {
     pub lifetime: Option<Lifetime>,
     /// Extended key usages; empty means server authentication.
     pub extended_key_usages: Vec<crate::ExtendedKeyUsage>,
+    /// The algorithm of keys, where a certificate says nothing itself; not asked of the issuer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_algorithm: Option<crate::KeyAlgorithm>,
 }
 
 /// A named [`Profile`].

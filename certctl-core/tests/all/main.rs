@@ -9,6 +9,7 @@ mod command;
 mod config;
 mod files;
 mod host;
+mod identity;
 mod issuer;
 mod keys;
 mod notifier;
