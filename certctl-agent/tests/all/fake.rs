@@ -8,14 +8,14 @@ use std::{
 };
 
 use async_trait::async_trait;
-use certctl_agent::{AgentBuilder, Enrolled, Uplink, policy::Policy};
+use certctl_agent::{Agent, AgentBuilder, Enrolled, Uplink, policy::Policy};
 use certctl_connectors::hosts::LocalHost;
 use certctl_core::{
     CertificateAuthority, Chain, Clock, Csr, Effect, Error, ErrorKind, Id, Key, KeyAlgorithm, LeafRequest,
     Lifetime, PrivateKey, Result, Retry, Secret, SignatureAlgorithm, SubjectAltName, Timestamp,
     engine::{AgentKeys, Session, SessionChallenge, SessionRequest},
     random_bytes,
-    records::{Agent, Job, Place, Probe, TargetRecord},
+    records::{self, Job, Place, Probe, TargetRecord},
     testkit::{
         clock::TestClock,
         host::{FaultHost, OneHost},
@@ -329,6 +329,16 @@ pub struct Running {
 }
 
 impl Running {
+    pub fn of(builder: AgentBuilder) -> Self {
+        let (stop, stopped) = oneshot::channel();
+        Self { stop, task: tokio::spawn(builder.run(told(stopped))) }
+    }
+
+    pub fn of_agent(agent: Agent) -> Self {
+        let (stop, stopped) = oneshot::channel();
+        Self { stop, task: tokio::spawn(agent.run(told(stopped))) }
+    }
+
     /// As SIGTERM does.
     pub async fn stop(self) -> Result<()> {
         let _ = self.stop.send(());
@@ -343,6 +353,13 @@ impl Running {
 
     pub async fn ended(self) -> Result<()> {
         self.task.await.unwrap()
+    }
+}
+
+async fn told(stopped: oneshot::Receiver<()>) {
+    if stopped.await.is_err() {
+        // The test is over.
+        std::future::pending::<()>().await;
     }
 }
 
@@ -392,14 +409,7 @@ impl Machine {
     }
 
     pub fn start_with(&self, builder: AgentBuilder) -> Running {
-        let (stop, stopped) = oneshot::channel::<()>();
-        let task = tokio::spawn(builder.run(async move {
-            if stopped.await.is_err() {
-                // The test is over.
-                std::future::pending::<()>().await;
-            }
-        }));
-        Running { stop, task }
+        Running::of(builder)
     }
 
     /// Has the agent make a key, and certifies it.
@@ -446,7 +456,7 @@ impl Machine {
             "name": "web",
             "kind": "files",
             "config": config,
-            "place": Place { agent: Some(Id::<Agent>::parse(AGENT).unwrap()), host: None },
+            "place": Place { agent: Some(Id::<records::Agent>::parse(AGENT).unwrap()), host: None },
             "probe": Probe::default(),
         }))
         .unwrap()

@@ -8,6 +8,7 @@
     missing_debug_implementations
 )]
 
+mod engine;
 mod fake;
 mod hostile;
 mod life;

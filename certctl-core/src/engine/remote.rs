@@ -11,6 +11,7 @@ use crate::{
         failure::{self, Failure},
         held::{Held, is_conflict},
         run::LEASE,
+        sessions::is_still_served,
     },
     records::{Certificate, Job},
     store::{
@@ -36,7 +37,7 @@ impl Engine {
     /// have been lost. A new process of the agent gets at once what the one before it held.
     ///
     /// # Errors
-    /// What the store gives.
+    /// `Denied` or `Conflict`, as for [`Engine::agent_session`], if that was decided while it waited; what the store gives.
     pub async fn lease_work(
         &self,
         session: &AgentSession,
@@ -200,6 +201,7 @@ async fn hand_out(engine: &Inner, session: &AgentSession, limit: usize) -> Resul
     if engine.store.query(&due).await?.ids.is_empty() {
         return Ok(given);
     }
+    is_still_served(engine, session).await?;
     let seat = session.seat();
     let mut batches = engine.claim_at(&seat, at(session), limit).await?;
     if batches.is_empty() {

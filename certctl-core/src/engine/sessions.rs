@@ -370,6 +370,19 @@ async fn announce(
     }
 }
 
+/// Whether an agent whose session was good when its request came may still be given something: a request that waits is
+/// older than what an operator has decided meanwhile.
+///
+/// # Errors
+/// As for [`Engine::agent_session`].
+pub(super) async fn is_still_served(inner: &Inner, session: &AgentSession) -> Result<()> {
+    let agent = inner.store.find(&session.agent).await?.ok_or_else(over)?;
+    if let Some(error) = turned_away(&agent, &session.instance) {
+        return Err(error);
+    }
+    agent.clash.as_ref().map_or(Ok(()), |clash| Err(clashes(&agent, clash)))
+}
+
 async fn check(inner: &Inner, shown: &Shown) -> Result<AgentSession> {
     let now = inner.clock.now();
     if now >= shown.expires {
