@@ -10,17 +10,19 @@
 //! is one of Let's Encrypt's staging environment; `CERTCTL_ACME_DIRECTORY_URL` names another CA, and `CERTCTL_ACME_CA_FILE` the
 //! roots that one's own server is to be trusted by. What it keeps is in `CERTCTL_DATA_DIR` (./data).
 
+mod talk;
+
 use std::{error::Error, future::IntoFuture, path::PathBuf, sync::Arc};
 
 use axum::{Router, routing::get};
 use certctl::{
     Actor, CertificateSpec, ChallengeKind, Engine, TlsResolver,
     axum::TlsListener,
-    engine::Event,
     issuers::acme::{Acme, LETS_ENCRYPT_STAGING},
     stores::SqliteStore,
     targets::resolver_target,
 };
+use talk::{narrate, say, setting};
 use tokio::net::TcpListener;
 
 #[tokio::main]
@@ -60,27 +62,4 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .await?;
     say("stopped; the next start carries on from here");
     Ok(())
-}
-
-/// Prints each step as it is committed.
-async fn narrate(mut events: certctl::engine::EventStream) {
-    while let Some(event) = events.next().await {
-        if let Event::Happened(event) = event {
-            let facts: Vec<String> = ["serial", "target", "not_after", "error"]
-                .iter()
-                .filter_map(|key| Some(format!("{key} {}", event.details.get(*key)?.as_str()?)))
-                .collect();
-            say(&format!("  {}  {}", event.action, facts.join(", ")));
-        }
-    }
-}
-
-#[allow(clippy::disallowed_methods)] // A program reads its environment; the library does not.
-fn setting(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
-}
-
-#[allow(clippy::print_stdout)] // A program talks to its operator.
-fn say(line: &str) {
-    println!("{line}");
 }

@@ -3,6 +3,8 @@
 //!
 //! `CERTCTL_LISTEN` (127.0.0.1:8443) and `CERTCTL_DATA_DIR` (./data) say where.
 
+mod talk;
+
 use std::{
     error::Error,
     io,
@@ -12,9 +14,10 @@ use std::{
 };
 
 use certctl::{
-    Actor, Bundle, CertificateSpec, Chain, Engine, PrivateKey, Secret, TlsResolver, engine::Event,
-    issuers::LocalCa, prelude::*, records::CertificateStatus, stores::SqliteStore, targets::Files,
+    Actor, Bundle, CertificateSpec, Chain, Engine, PrivateKey, Secret, TlsResolver, issuers::LocalCa,
+    prelude::*, records::CertificateStatus, stores::SqliteStore, targets::Files,
 };
+use talk::{narrate, say, setting};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -119,29 +122,6 @@ fn read(cert: &Path, key: &Path) -> Result<Bundle, Box<dyn Error>> {
     let chain = Chain::from_pem(&std::fs::read(cert)?)?;
     let key = PrivateKey::from_pem(&Secret::new(std::fs::read(key)?))?;
     Ok(Bundle { chain, key })
-}
-
-/// Prints each step as it is committed.
-async fn narrate(mut events: certctl::engine::EventStream) {
-    while let Some(event) = events.next().await {
-        if let Event::Happened(event) = event {
-            let facts: Vec<String> = ["serial", "target", "not_after", "warnings", "error"]
-                .iter()
-                .filter_map(|key| Some(format!("{key} {}", event.details.get(*key)?.as_str()?)))
-                .collect();
-            say(&format!("  {}  {}", event.action, facts.join(", ")));
-        }
-    }
-}
-
-#[allow(clippy::disallowed_methods)] // A program reads its environment; the library does not.
-fn setting(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
-}
-
-#[allow(clippy::print_stdout)] // A program talks to its operator.
-fn say(line: &str) {
-    println!("{line}");
 }
 
 fn text(path: &Path) -> String {

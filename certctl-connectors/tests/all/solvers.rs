@@ -401,19 +401,10 @@ async fn ask(at: SocketAddr, request: &str) -> String {
 }
 
 mod client {
-    use std::{
-        net::SocketAddr,
-        sync::{Arc, Mutex},
-    };
+    use std::net::SocketAddr;
 
-    use rustls::{
-        ClientConfig, DigitallySignedStruct, SignatureScheme,
-        client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-        crypto::aws_lc_rs::default_provider,
-        pki_types::{CertificateDer, ServerName, UnixTime},
-    };
+    use certctl_core::testkit::tls::connect;
     use tokio::net::TcpStream;
-    use tokio_rustls::TlsConnector;
 
     /// What is shown to a client that asks for this name and offers these protocols.
     pub(super) async fn certificate(
@@ -421,19 +412,8 @@ mod client {
         name: &str,
         protocols: &[&str],
     ) -> std::io::Result<Vec<u8>> {
-        let witness = Arc::new(Witness::default());
-        let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .dangerous()
-            .with_custom_certificate_verifier(witness.clone())
-            .with_no_client_auth();
-        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
-        let name = ServerName::try_from(name.to_owned()).unwrap();
-        let stream = TcpStream::connect(at).await?;
-        TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
-        let shown = witness.0.lock().unwrap().clone();
-        Ok(shown)
+        let (_, mut shown) = connect(TcpStream::connect(at).await?, name, protocols).await?;
+        Ok(shown.remove(0))
     }
 
     /// Whether the octets that RFC 8737 section 3 wants are in it.
@@ -443,44 +423,5 @@ mod client {
         let mut wanted = b"\x06\x08\x2b\x06\x01\x05\x05\x07\x01\x1f\x01\x01\xff\x04\x22\x04\x20".to_vec();
         wanted.extend(digest);
         certificate.windows(wanted.len()).any(|part| part == wanted)
-    }
-
-    #[derive(Debug, Default)]
-    struct Witness(Mutex<Vec<u8>>);
-
-    impl ServerCertVerifier for Witness {
-        fn verify_server_cert(
-            &self,
-            leaf: &CertificateDer<'_>,
-            _: &[CertificateDer<'_>],
-            _: &ServerName<'_>,
-            _: &[u8],
-            _: UnixTime,
-        ) -> Result<ServerCertVerified, rustls::Error> {
-            *self.0.lock().unwrap() = leaf.to_vec();
-            Ok(ServerCertVerified::assertion())
-        }
-
-        fn verify_tls12_signature(
-            &self,
-            _: &[u8],
-            _: &CertificateDer<'_>,
-            _: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, rustls::Error> {
-            Ok(HandshakeSignatureValid::assertion())
-        }
-
-        fn verify_tls13_signature(
-            &self,
-            _: &[u8],
-            _: &CertificateDer<'_>,
-            _: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, rustls::Error> {
-            Ok(HandshakeSignatureValid::assertion())
-        }
-
-        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            default_provider().signature_verification_algorithms.supported_schemes()
-        }
     }
 }

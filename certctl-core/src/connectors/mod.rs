@@ -200,29 +200,12 @@ impl SolverKind {
         }
     }
 
-    /// The JSON schema of its configuration.
-    pub fn schema(&self) -> Schema {
-        (self.schema)()
-    }
-
-    /// # Errors
-    /// `Invalid`, with every violation.
-    pub fn check(&self, config: &Value) -> Result<()> {
-        (self.check)(config)
-    }
-
     /// Builds the solver.
     ///
     /// # Errors
     /// `Invalid`, with every violation, and what the constructor gives.
     pub async fn connect(&self, config: &Value, env: Env) -> Result<Arc<dyn Solver>> {
         (self.connect)(config, env).await
-    }
-}
-
-impl Debug for SolverKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name)
     }
 }
 
@@ -241,17 +224,6 @@ impl IssuerKind {
                 })
             },
         }
-    }
-
-    /// The JSON schema of its configuration.
-    pub fn schema(&self) -> Schema {
-        (self.schema)()
-    }
-
-    /// # Errors
-    /// `Invalid`, with every violation.
-    pub fn check(&self, config: &Value) -> Result<()> {
-        (self.check)(config)
     }
 
     /// Builds the issuer.
@@ -274,17 +246,6 @@ impl TargetKind {
                 config.connect(site)
             },
         }
-    }
-
-    /// The JSON schema of its configuration.
-    pub fn schema(&self) -> Schema {
-        (self.schema)()
-    }
-
-    /// # Errors
-    /// `Invalid`, with every violation.
-    pub fn check(&self, config: &Value) -> Result<()> {
-        (self.check)(config)
     }
 
     /// See [`TargetConfig::default_probe`].
@@ -310,17 +271,6 @@ impl NotifierKind {
         }
     }
 
-    /// The JSON schema of its configuration.
-    pub fn schema(&self) -> Schema {
-        (self.schema)()
-    }
-
-    /// # Errors
-    /// `Invalid`, with every violation.
-    pub fn check(&self, config: &Value) -> Result<()> {
-        (self.check)(config)
-    }
-
     /// Builds the notifier.
     ///
     /// # Errors
@@ -330,21 +280,30 @@ impl NotifierKind {
     }
 }
 
-impl Debug for IssuerKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name)
-    }
+/// What the rows of all tables have.
+macro_rules! rows {
+    ($($kind:ident)*) => {$(
+        impl $kind {
+            /// The JSON schema of its configuration.
+            pub fn schema(&self) -> Schema {
+                (self.schema)()
+            }
+
+            /// # Errors
+            /// `Invalid`, with every violation.
+            pub fn check(&self, config: &Value) -> Result<()> {
+                (self.check)(config)
+            }
+        }
+
+        impl Debug for $kind {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.name)
+            }
+        }
+    )*};
 }
-impl Debug for TargetKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name)
-    }
-}
-impl Debug for NotifierKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name)
-    }
-}
+rows!(IssuerKind TargetKind NotifierKind SolverKind);
 
 /// The kinds that a program knows: those built in, and those that it registers.
 #[derive(Clone, Debug, Default)]
@@ -421,10 +380,7 @@ impl Connectors {
     /// # Errors
     /// `Invalid`, naming the kinds that there are.
     pub fn solver(&self, kind: &str) -> Result<&SolverKind> {
-        self.solvers
-            .get(kind)
-            .or_else(|| self.solvers.values().find(|k| k.aliases.contains(&kind)))
-            .ok_or_else(|| unknown_kind("solver", kind, self.solvers.keys()))
+        find("solver", kind, &self.solvers, |row| row.aliases)
     }
 
     /// The kind of this name or alias.
@@ -432,10 +388,7 @@ impl Connectors {
     /// # Errors
     /// `Invalid`, naming the kinds that there are.
     pub fn issuer(&self, kind: &str) -> Result<&IssuerKind> {
-        self.issuers
-            .get(kind)
-            .or_else(|| self.issuers.values().find(|k| k.aliases.contains(&kind)))
-            .ok_or_else(|| unknown_kind("issuer", kind, self.issuers.keys()))
+        find("issuer", kind, &self.issuers, |row| row.aliases)
     }
 
     /// The kind of this name or alias.
@@ -443,10 +396,7 @@ impl Connectors {
     /// # Errors
     /// `Invalid`, naming the kinds that there are.
     pub fn target(&self, kind: &str) -> Result<&TargetKind> {
-        self.targets
-            .get(kind)
-            .or_else(|| self.targets.values().find(|k| k.aliases.contains(&kind)))
-            .ok_or_else(|| unknown_kind("target", kind, self.targets.keys()))
+        find("target", kind, &self.targets, |row| row.aliases)
     }
 
     /// The kind of this name or alias.
@@ -454,11 +404,18 @@ impl Connectors {
     /// # Errors
     /// `Invalid`, naming the kinds that there are.
     pub fn notifier(&self, kind: &str) -> Result<&NotifierKind> {
-        self.notifiers
-            .get(kind)
-            .or_else(|| self.notifiers.values().find(|k| k.aliases.contains(&kind)))
-            .ok_or_else(|| unknown_kind("notifier", kind, self.notifiers.keys()))
+        find("notifier", kind, &self.notifiers, |row| row.aliases)
     }
+}
+
+fn find<'a, K>(
+    noun: &str,
+    kind: &str,
+    table: &'a BTreeMap<&'static str, K>,
+    aliases: impl Fn(&K) -> &'static [&'static str],
+) -> Result<&'a K> {
+    let row = table.get(kind).or_else(|| table.values().find(|row| aliases(row).contains(&kind)));
+    row.ok_or_else(|| unknown_kind(noun, kind, table.keys()))
 }
 
 fn unknown_kind<'a>(noun: &str, kind: &str, known: impl Iterator<Item = &'a &'static str>) -> Error {

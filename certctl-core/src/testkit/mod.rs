@@ -12,4 +12,5 @@ pub mod notifier;
 pub mod state;
 pub mod store;
 pub mod target;
+pub mod tls;
 pub mod worker;

@@ -1,18 +1,16 @@
 //! tls-alpn-01 (RFC 8737): the CA sees the challenge's certificate, everybody else the server's, and never the other way
 //! round.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use certctl_core::{
     Bundle, CertificateAuthority, Challenge, ChallengeKind, Clock as _, Context, ExtendedKeyUsage,
     KeyAlgorithm, LeafRequest, Lifetime, PrivateKey, Solver, SubjectAltName, SystemClock, TlsResolver,
+    testkit::tls::Witness,
 };
 use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, ServerConfig, ServerConnection, SignatureScheme,
-    SupportedProtocolVersion,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::aws_lc_rs::default_provider,
-    pki_types::{CertificateDer, ServerName, UnixTime},
+    ClientConnection, ServerConfig, ServerConnection, SupportedProtocolVersion,
+    pki_types::ServerName,
     version::{TLS12, TLS13},
 };
 use x509_parser::{extensions::GeneralName, prelude::FromDer};
@@ -231,13 +229,7 @@ fn handshake(
     protocols: &[&str],
 ) -> Result<Seen, rustls::Error> {
     let witness = Arc::new(Witness::default());
-    let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
-        .with_protocol_versions(&[version])
-        .unwrap()
-        .dangerous()
-        .with_custom_certificate_verifier(witness.clone())
-        .with_no_client_auth();
-    config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+    let config = witness.config(&[version], protocols);
     let name = ServerName::try_from(name.to_owned()).unwrap();
     let mut client = ClientConnection::new(Arc::new(config), name).unwrap();
     let mut server = ServerConnection::new(server.clone()).unwrap();
@@ -255,46 +247,5 @@ fn handshake(
         client.read_tls(&mut &bytes[..]).unwrap();
         client.process_new_packets()?;
     }
-    let certificates = witness.0.lock().unwrap().clone();
-    Ok(Seen { certificates, protocol: client.alpn_protocol().map(<[u8]>::to_vec) })
-}
-
-/// Accepts whatever is shown, and remembers it.
-#[derive(Debug, Default)]
-struct Witness(Mutex<Vec<Vec<u8>>>);
-
-impl ServerCertVerifier for Witness {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        others: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        *self.0.lock().unwrap() = std::iter::once(leaf).chain(others).map(|der| der.to_vec()).collect();
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        default_provider().signature_verification_algorithms.supported_schemes()
-    }
+    Ok(Seen { certificates: witness.certificates(), protocol: client.alpn_protocol().map(<[u8]>::to_vec) })
 }
