@@ -38,17 +38,25 @@ impl<T: DeserializeOwned> Pages<T> {
     /// # Errors
     /// What the server answers.
     pub async fn next(&mut self) -> Result<Option<Vec<T>>> {
+        Ok(self.next_list().await?.map(|page| page.data))
+    }
+
+    /// The next page with the cursor behind it, for those who go on another time; none at the end.
+    ///
+    /// # Errors
+    /// As for [`Pages::next`].
+    pub async fn next_list(&mut self) -> Result<Option<List<T>>> {
         if self.over {
             return Ok(None);
         }
         let filter = self.filter.as_mut().map_err(|e| e.clone())?;
         let call = Call::get(self.path.iter().map(String::as_str)).query(filter)?;
         let page: List<T> = self.client.ask(call).await?;
-        match page.next_cursor {
-            Some(cursor) => drop(filter.insert("cursor".to_owned(), cursor.into())),
+        match &page.next_cursor {
+            Some(cursor) => drop(filter.insert("cursor".to_owned(), cursor.as_str().into())),
             None => self.over = true,
         }
-        Ok(Some(page.data))
+        Ok(Some(page))
     }
 
     /// Every item, one after the other, fetched page by page.

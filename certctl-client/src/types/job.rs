@@ -75,6 +75,9 @@ pub struct JobFilter {
     /// How they stand.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<JobState>,
+    /// Whether they are open: not finished in any way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub open: Option<bool>,
     /// For which certificate, by name or id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificate: Option<String>,
