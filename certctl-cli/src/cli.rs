@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// What plain `certctl` says.
-pub const WELCOME: &str = "\
+pub(crate) const WELCOME: &str = "\
 certctl is the command line for a certctl server, which issues certificates,
 brings them to the programs that serve them, proves that they are served, and
 renews them in time.

@@ -2,7 +2,10 @@
 
 use certctl_core::{Effect, Error, ErrorKind, Retry};
 
-use crate::{exit::Exit, text::{printable, wrap}};
+use crate::{
+    exit::Exit,
+    text::{printable, wrap},
+};
 
 /// How wide an error is at most.
 const WIDTH: usize = 80;

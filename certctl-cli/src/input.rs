@@ -40,7 +40,9 @@ impl Source {
         let mut read = Vec::new();
         let result = match self {
             Self::Standard => (&mut terminal.input).take(MAX + 1).read_to_end(&mut read),
-            Self::File(path) => fs::File::open(path).and_then(|file| file.take(MAX + 1).read_to_end(&mut read)),
+            Self::File(path) => {
+                fs::File::open(path).and_then(|file| file.take(MAX + 1).read_to_end(&mut read))
+            }
         };
         result.map_err(|e| self.unreadable(e))?;
         if read.len() as u64 > MAX {

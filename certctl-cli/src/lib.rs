@@ -38,10 +38,11 @@ pub fn main(
     environment: &Environment,
     terminal: &mut Terminal,
 ) -> Exit {
-    let ended = match Cli::command().try_get_matches_from(args).and_then(|found| Cli::from_arg_matches(&found)) {
-        Ok(cli) => run(cli, environment, terminal),
-        Err(e) => return refused(&e, terminal),
-    };
+    let ended =
+        match Cli::command().try_get_matches_from(args).and_then(|found| Cli::from_arg_matches(&found)) {
+            Ok(cli) => run(cli, environment, terminal),
+            Err(e) => return refused(&e, terminal),
+        };
     match ended {
         Ok(()) => Exit::Ok,
         Err(failure) => {

@@ -5,10 +5,7 @@ use certctl_core::{Clock, Error, ErrorKind, Result, Secret, SystemClock, Violati
 use serde::Serialize;
 
 use crate::{
-    Environment, Failure, Fields, Format, Table, Terminal,
-    cli::Global,
-    input::Source,
-    text::counted,
+    Environment, Failure, Fields, Format, Table, Terminal, cli::Global, input::Source, text::counted,
 };
 
 /// Where the server is if nobody says so.

@@ -26,7 +26,7 @@ impl Table {
     /// The text. Without a width, each item is exactly one line, however long: for other programs.
     pub fn render(&self, width: Option<usize>) -> String {
         let mut grid = Grid::new();
-        grid.load_preset(presets::NOTHING);
+        grid.load_style(presets::NOTHING);
         match width.and_then(|width| u16::try_from(width).ok()) {
             Some(width) => {
                 grid.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);

@@ -22,7 +22,7 @@ pub struct Terminal {
 impl Terminal {
     /// The process's own.
     pub fn standard() -> Self {
-        let size = rustix::termios::tcgetwinsize(rustix::stdio::stdout()).ok();
+        let size = rustix::termios::tcgetwinsize(io::stdout()).ok();
         Self {
             out: Box::new(io::stdout()),
             err: Box::new(io::stderr()),

@@ -56,7 +56,10 @@ pub(super) async fn run(command: ApiKeysCommand, session: &mut Session<'_>) -> R
             }
             let key = created.key.into_secret();
             session.terminal.say(&format!("{}\n", key.expose_str()?))?;
-            session.terminal.note(&format!("This is the key of {}. Keep it: it is not shown again.", created.api_key.name))
+            session.terminal.note(&format!(
+                "This is the key of {}. Keep it: it is not shown again.",
+                created.api_key.name
+            ))
         }
         ApiKeysCommand::Revoke(one) => session.show(&client.revoke_api_key(&one.name).await?, fields),
     }

@@ -260,7 +260,9 @@ pub(super) async fn run(command: CertsCommand, session: &mut Session<'_>) -> Res
         }
         CertsCommand::Delete(one) => {
             client.delete_certificate(&one.name, one.revision).await?;
-            session.terminal.note(&format!("The certificate {} is deleted; what is deployed stays.", one.name))?;
+            session
+                .terminal
+                .note(&format!("The certificate {} is deleted; what is deployed stays.", one.name))?;
         }
     }
     Ok(())

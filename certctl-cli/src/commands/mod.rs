@@ -119,5 +119,9 @@ fn or_dash(value: Option<impl ToString>) -> String {
 
 /// For a command that would change nothing.
 fn nothing_to_change(options: &str) -> Error {
-    Error::invalid_field("", "the command line says nothing that shall change", format!("give one of {options}"))
+    Error::invalid_field(
+        "",
+        "the command line says nothing that shall change",
+        format!("give one of {options}"),
+    )
 }

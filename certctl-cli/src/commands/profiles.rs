@@ -24,7 +24,12 @@ pub(super) async fn run(command: ProfilesCommand, session: &mut Session<'_>) -> 
         ProfilesCommand::List(list) => {
             let page = list.paging.fetch(client.profiles(&list.filter())).await?;
             session.show_list(&page, &["NAME", "LIFETIME", "USAGES", "ID"], |profile| {
-                [profile.name.clone(), or_dash(profile.profile.lifetime), usages(profile), profile.id.to_string()]
+                [
+                    profile.name.clone(),
+                    or_dash(profile.profile.lifetime),
+                    usages(profile),
+                    profile.id.to_string(),
+                ]
             })
         }
         ProfilesCommand::Get(one) => session.show(&client.profile(&one.name).await?, fields),

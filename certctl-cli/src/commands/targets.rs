@@ -120,7 +120,9 @@ pub(super) async fn run(command: TargetsCommand, session: &mut Session<'_>) -> R
             spec.place.host = change.host.or(spec.place.host);
             spec.write = change.write.map_or(spec.write, WriteMode::from);
             if spec == before {
-                return Err(nothing_to_change("--rename, --config, --agent, --host, --write, with another value"));
+                return Err(nothing_to_change(
+                    "--rename, --config, --agent, --host, --write, with another value",
+                ));
             }
             session.show(&client.put_target(&change.name, &spec).await?, fields)
         }
