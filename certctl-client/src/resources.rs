@@ -5,7 +5,9 @@
 use std::time::Duration;
 
 use certctl_core::{
-    CertificateSpec, IssuerSpec, Result, TargetSpec, engine::ApiKeySpec, records::AuditEvent,
+    CertificateSpec, IssuerSpec, Result, TargetSpec,
+    engine::{ApiKeySpec, HostSpec, ProfileSpec},
+    records::AuditEvent,
 };
 use serde_json::Value;
 
@@ -150,6 +152,16 @@ impl Client {
         self.ask(Call::get(["hosts", id_or_name])).await
     }
 
+    /// Stores a host; `Conflict` if the name is taken.
+    pub async fn create_host(&self, spec: &HostSpec) -> Result<Host> {
+        self.ask(Call::post(["hosts"]).body(spec)?).await
+    }
+
+    /// Changes a host, or stores it; with [`HostSpec::expected_version`] only if it has that revision.
+    pub async fn put_host(&self, id_or_name: &str, spec: &HostSpec) -> Result<Host> {
+        self.ask(Call::put(["hosts", id_or_name]).if_match(spec.expected_version).body(spec)?).await
+    }
+
     /// Forgets a host that no target is on.
     pub async fn delete_host(&self, id_or_name: &str, revision: Option<u64>) -> Result<()> {
         self.tell(Call::delete(["hosts", id_or_name]).if_match(revision)).await
@@ -163,6 +175,16 @@ impl Client {
     /// A profile.
     pub async fn profile(&self, id_or_name: &str) -> Result<Profile> {
         self.ask(Call::get(["profiles", id_or_name])).await
+    }
+
+    /// Stores a profile; `Conflict` if the name is taken.
+    pub async fn create_profile(&self, spec: &ProfileSpec) -> Result<Profile> {
+        self.ask(Call::post(["profiles"]).body(spec)?).await
+    }
+
+    /// Changes a profile, or stores it; with [`ProfileSpec::expected_version`] only if it has that revision.
+    pub async fn put_profile(&self, id_or_name: &str, spec: &ProfileSpec) -> Result<Profile> {
+        self.ask(Call::put(["profiles", id_or_name]).if_match(spec.expected_version).body(spec)?).await
     }
 
     /// Forgets a profile that no certificate uses.

@@ -11,7 +11,7 @@ use certctl_core::{
 };
 use clap::{Args, Subcommand};
 
-use super::{Delete, One, Paging, nothing_to_change, or_dash};
+use super::{Delete, One, Paging, nothing_to_change, or_dash, read_word};
 use crate::{
     Failure, Fields, Format, Session,
     input::Source,
@@ -339,7 +339,7 @@ impl Wanted {
         spec.issuer = self.issuer.or(spec.issuer);
         spec.profile = self.profile.or(spec.profile);
         spec.lifetime = self.lifetime.or(spec.lifetime);
-        spec.key_algorithm = self.key_algorithm.unwrap_or(spec.key_algorithm);
+        spec.key_algorithm = self.key_algorithm.or(spec.key_algorithm);
         spec.reuse_key = self.reuse_key.unwrap_or(spec.reuse_key);
         spec.renew_at_share = self.renew_at_share.or(spec.renew_at_share);
         Ok(spec)
@@ -377,8 +377,4 @@ fn read_reason(text: &str) -> std::result::Result<RevocationReason, String> {
         let all: Vec<_> = RevocationReason::ALL.iter().map(|reason| reason.as_str()).collect();
         format!("use one of {}", all.join(", "))
     })
-}
-
-fn read_word<T: serde::de::DeserializeOwned>(text: &str) -> Option<T> {
-    serde_json::from_value(text.into()).ok()
 }

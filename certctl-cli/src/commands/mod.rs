@@ -125,3 +125,8 @@ fn nothing_to_change(options: &str) -> Error {
         format!("give one of {options}"),
     )
 }
+
+/// A word that the REST API knows.
+fn read_word<T: DeserializeOwned>(text: &str) -> Option<T> {
+    serde_json::from_value(text.into()).ok()
+}

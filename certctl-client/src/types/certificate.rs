@@ -81,7 +81,7 @@ impl Certificate {
             targets: self.targets.iter().map(|target| target.id.clone()).collect(),
             profile: self.profile.as_ref().map(ToString::to_string),
             lifetime: self.requested.lifetime,
-            key_algorithm: self.key_algorithm.unwrap_or_default(),
+            key_algorithm: self.key_algorithm,
             reuse_key: self.reuse_key,
             csr: self.csr.clone(),
             renew_at_share: Some(self.renew_at_share),

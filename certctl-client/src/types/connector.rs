@@ -1,5 +1,6 @@
 use certctl_core::{
     ErrorReport, Id, IssuerSpec, TargetSpec, Timestamp, WriteMode,
+    engine::{HostSpec, ProfileSpec},
     records::{self, Place, Probe},
 };
 use schemars::JsonSchema;
@@ -94,6 +95,17 @@ pub struct Host {
     pub revision: u64,
 }
 
+impl Host {
+    /// What would make it so: to be changed, and put back.
+    pub fn spec(&self) -> HostSpec {
+        HostSpec {
+            id: Some(self.id.to_string()),
+            expected_version: Some(self.revision),
+            ..HostSpec::new(self.name.clone(), self.kind.clone(), self.config.clone())
+        }
+    }
+}
+
 /// A stored profile: what issuers are asked for besides the names.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Profile {
@@ -105,6 +117,21 @@ pub struct Profile {
     pub profile: records::Profile,
     /// Counts its changes; what `If-Match` takes.
     pub revision: u64,
+}
+
+impl Profile {
+    /// What would make it so: to be changed, and put back.
+    pub fn spec(&self) -> ProfileSpec {
+        let records::Profile { lifetime, extended_key_usages, key_algorithm } = self.profile.clone();
+        ProfileSpec {
+            id: Some(self.id.to_string()),
+            name: self.name.clone(),
+            lifetime,
+            extended_key_usages,
+            key_algorithm,
+            expected_version: Some(self.revision),
+        }
+    }
 }
 
 /// A page of what has a name: issuers, targets, hosts, profiles.
