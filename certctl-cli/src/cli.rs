@@ -48,9 +48,7 @@ goes into nginx.json, and every command has a --help of its own.
                   proof, renewed in time. `certctl` alone shows how to begin.",
     after_help = "`certctl help COMMAND` says more. Names and ids are taken alike.",
     after_long_help = environment_and_exit_codes(),
-    max_term_width = 80,
-    disable_help_flag = false,
-    propagate_version = false
+    max_term_width = 80
 )]
 pub struct Cli {
     /// Options for all commands.
@@ -66,17 +64,25 @@ pub struct Cli {
 #[command(next_help_heading = "Options for all commands")]
 pub struct Global {
     /// The server, such as https://localhost:8443 [env: CERTCTL_SERVER_URL]
-    #[arg(long, visible_alias = "server-url", value_name = "URL", global = true)]
+    #[arg(long, alias = "server-url", value_name = "URL", global = true)]
     pub server: Option<String>,
     /// PEM file with the only CAs to trust [env: CERTCTL_CA_FILE]
-    #[arg(long, visible_alias = "ca", value_name = "FILE", global = true)]
+    #[arg(long, alias = "ca", value_name = "FILE", global = true)]
     pub ca_file: Option<PathBuf>,
     /// File with the API key, - for standard input [env: CERTCTL_API_KEY]
     // The key itself is no argument: any user of the machine can see those.
     #[arg(long, value_name = "FILE", global = true)]
     pub api_key_file: Option<Source>,
-    /// How to show what comes
-    #[arg(long, short, value_enum, default_value_t, value_name = "FORMAT", global = true)]
+    /// How to show what comes: table, or json as in the REST API
+    #[arg(
+        long,
+        short,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT",
+        hide_possible_values = true,
+        global = true
+    )]
     pub output: Format,
 }
 
@@ -94,7 +100,7 @@ pub enum Format {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Certificates: create, look, renew, deploy, export, revoke
-    #[command(subcommand, visible_alias = "certificates")]
+    #[command(subcommand, alias = "certificates")]
     Certs(CertsCommand),
     /// Who issues certificates
     #[command(subcommand)]

@@ -50,6 +50,7 @@ pub struct Fields(Vec<(String, String)>);
 impl Fields {
     /// Adds a field.
     #[must_use]
+    #[allow(clippy::needless_pass_by_value)] // A reference is a value, too.
     pub fn with(mut self, name: impl Into<String>, value: impl ToString) -> Self {
         self.0.push((name.into(), value.to_string()));
         self

@@ -4,7 +4,7 @@ use certctl_client::types::{Agent, AgentFilter, EnrollTokenRequest, ResolveReque
 use certctl_core::{Lifetime, Result};
 use clap::{Args, Subcommand};
 
-use super::{Delete, One, Paging, or_dash};
+use super::{Delete, One, Paging, or_dash, read};
 use crate::{Fields, Format, Session};
 
 /// What to do with agents.
@@ -36,7 +36,7 @@ pub struct EnrollToken {
     #[arg(long)]
     name: String,
     /// How long the token is valid; an hour at most
-    #[arg(long, value_name = "TIME", default_value = "1h")]
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = read::<Lifetime>)]
     valid: Lifetime,
 }
 

@@ -4,7 +4,7 @@ use certctl_client::types::{ApiKey, ApiKeyFilter};
 use certctl_core::{Lifetime, Result, Role, engine::ApiKeySpec};
 use clap::{Args, Subcommand};
 
-use super::{One, Paging, or_dash};
+use super::{One, Paging, or_dash, read};
 use crate::{Fields, Format, Session};
 
 /// What to do with API keys.
@@ -24,10 +24,10 @@ pub struct CreateApiKey {
     /// Its name, which no other key has; the audit trail calls its bearer so
     name: String,
     /// What its bearer may do: admin, operator or viewer
-    #[arg(long)]
+    #[arg(long, value_parser = read::<Role>)]
     role: Role,
     /// How long it is valid, such as 90d; until it is revoked if it is left out
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = read::<Lifetime>)]
     valid: Option<Lifetime>,
 }
 

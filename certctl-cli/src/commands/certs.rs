@@ -11,7 +11,7 @@ use certctl_core::{
 };
 use clap::{Args, Subcommand};
 
-use super::{Delete, One, Paging, nothing_to_change, or_dash, read_word};
+use super::{Delete, One, Paging, nothing_to_change, or_dash, read, read_word};
 use crate::{
     Failure, Fields, Format, Session,
     input::Source,
@@ -62,7 +62,7 @@ pub struct ListCerts {
     #[arg(long)]
     name: Option<String>,
     /// Only those whose newest version ends within this time, such as 30d
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = read::<Lifetime>)]
     expires_within: Option<Lifetime>,
     /// Which part of it.
     #[command(flatten)]
@@ -91,13 +91,13 @@ pub struct Wanted {
     #[arg(long, value_name = "FILE")]
     csr: Option<Source>,
     /// How long it shall be valid, such as 47d
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = read::<Lifetime>)]
     lifetime: Option<Lifetime>,
     /// ECDSA-P256 (the default), -P384, -P521, RSA-2048, -3072, -4096 or Ed25519
-    #[arg(long, value_name = "ALGORITHM")]
+    #[arg(long, value_name = "ALGORITHM", value_parser = read::<KeyAlgorithm>)]
     key_algorithm: Option<KeyAlgorithm>,
     /// Whether a renewal keeps the key
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     reuse_key: Option<bool>,
     /// After which share of its lifetime it is renewed, such as 0.66
     #[arg(long, value_name = "SHARE")]
@@ -185,7 +185,7 @@ pub struct Waiting {
     #[arg(long)]
     wait: bool,
     /// How long to wait at most; the jobs go on in any case
-    #[arg(long, value_name = "TIME", default_value = "10m", requires = "wait")]
+    #[arg(long, value_name = "TIME", default_value = "10m", requires = "wait", value_parser = read::<Lifetime>)]
     timeout: Lifetime,
 }
 

@@ -4,7 +4,7 @@ use certctl_client::types::{Job, JobDetail, JobFilter};
 use certctl_core::{Lifetime, Result, records::JobState};
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{Paging, or_dash};
+use super::{Paging, or_dash, read};
 use crate::{Failure, Fields, Session, Table, wait};
 
 /// What to do with jobs.
@@ -71,7 +71,7 @@ pub struct Watch {
     /// Its id
     id: String,
     /// How long to watch at most; the job goes on in any case
-    #[arg(long, value_name = "TIME", default_value = "10m")]
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = read::<Lifetime>)]
     timeout: Lifetime,
 }
 

@@ -126,6 +126,14 @@ fn nothing_to_change(options: &str) -> Error {
     )
 }
 
+/// Reads an argument; what is wrong with it is said without the pointer that a field would have.
+fn read<T: std::str::FromStr<Err = Error>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|e: Error| match e.violations() {
+        [one] => format!("{}; {}", one.message, one.remedy),
+        _ => e.message().to_owned(),
+    })
+}
+
 /// A word that the REST API knows.
 fn read_word<T: DeserializeOwned>(text: &str) -> Option<T> {
     serde_json::from_value(text.into()).ok()

@@ -4,7 +4,7 @@ use certctl_client::types::Profile;
 use certctl_core::{ExtendedKeyUsage, KeyAlgorithm, Lifetime, Result, engine::ProfileSpec};
 use clap::{Args, Subcommand};
 
-use super::{Delete, NamedList, One, nothing_to_change, or_dash, read_word};
+use super::{Delete, NamedList, One, nothing_to_change, or_dash, read, read_word};
 use crate::{Fields, Session};
 
 /// What to do with profiles.
@@ -26,13 +26,13 @@ pub enum ProfilesCommand {
 #[derive(Args, Debug)]
 pub struct Says {
     /// How long certificates are valid, such as 47d; the issuer's own if it is left out
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = read::<Lifetime>)]
     lifetime: Option<Lifetime>,
     /// An extended key usage, once for each, such as client_auth; server_auth if there is none
     #[arg(long = "usage", value_name = "USAGE", value_parser = read_usage)]
     usages: Vec<ExtendedKeyUsage>,
     /// The algorithm of keys, such as RSA-2048
-    #[arg(long, value_name = "ALGORITHM")]
+    #[arg(long, value_name = "ALGORITHM", value_parser = read::<KeyAlgorithm>)]
     key_algorithm: Option<KeyAlgorithm>,
 }
 

@@ -1,0 +1,6 @@
+//! The command line, from its arguments to what it writes.
+
+#![allow(clippy::unwrap_used)] // Not only in functions that are tests.
+
+mod arguments;
+mod shell;
