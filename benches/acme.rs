@@ -77,7 +77,7 @@ async fn main() {
 
     println!("{orders} orders, {AT_ONCE} at a time");
     let before = Counts::of(&pebble);
-    // No more: after some 240 orders its connection stands still, and it waits for ever.
+    // No more: now and then Pebble stands still where it is polled this eagerly.
     let few = orders.min(200);
     let instant = each(&requests[..few], |csr| by_instant_acme(theirs.clone(), csr)).await;
     let after = Counts::of(&pebble);
@@ -138,7 +138,9 @@ async fn by_instant_acme(account: instant_acme::Account, csr: Csr) {
     let mut authorizations = order.authorizations();
     while let Some(authorization) = authorizations.next().await {
         let mut authorization = authorization.unwrap();
-        assert_eq!(authorization.status, AuthorizationStatus::Pending);
+        if authorization.status == AuthorizationStatus::Valid {
+            continue;
+        }
         let mut challenge = authorization.challenge(ChallengeType::Http01).unwrap();
         assert!(challenge.key_authorization().as_str().contains('.'));
         challenge.set_ready().await.unwrap();
