@@ -256,7 +256,7 @@ fn sample(clock: &TestClock, chain: &certctl::Chain) -> Sample {
         id: Id::mint_at(now),
         kind: "bench".into(),
         subject: placement.id.as_str().into(),
-        certificate,
+        certificate: Some(certificate),
         place: Default::default(),
         group: None,
         parent: None,

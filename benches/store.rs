@@ -242,7 +242,7 @@ fn job(placement: &Stored<Placement>, at: Timestamp) -> Job {
         id: Id::mint_at(at),
         kind: "issue".into(),
         subject: placement.id.as_str().into(),
-        certificate: placement.certificate.clone(),
+        certificate: Some(placement.certificate.clone()),
         place: Place::default(),
         group: None,
         parent: None,

@@ -258,6 +258,7 @@ async fn declare_target(
             place: declaration.place.clone(),
             probe: probe.clone(),
             write: declaration.write,
+            checked: known.as_ref().and_then(|known| known.checked.clone()),
         };
         if let Some(record) = record_declared(parts, known, wanted, "target.declared").await? {
             break record;

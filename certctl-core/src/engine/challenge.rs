@@ -26,7 +26,7 @@ pub(super) const RETRACT: &str = "retract";
 /// A job that presents, for `parent` to wait for.
 pub(super) fn present_job(engine: &Inner, parent: &Job, challenge: &Challenge) -> Result<Job> {
     let mut job =
-        deploy::blank_job(engine, PRESENT, parent.id.as_str(), &parent.certificate, Place::default());
+        deploy::blank_job(engine, PRESENT, parent.id.as_str(), parent.certificate()?, Place::default());
     job.parent = Some(parent.id.clone());
     job.step = step(challenge)?;
     Ok(job)
@@ -35,7 +35,7 @@ pub(super) fn present_job(engine: &Inner, parent: &Job, challenge: &Challenge) -
 /// Jobs that take them away; nobody waits for those.
 pub(super) fn retract_jobs(engine: &Inner, of: &Job, shown: &[Challenge]) -> Result<Vec<Job>> {
     let job = |challenge| {
-        let mut job = deploy::blank_job(engine, RETRACT, of.id.as_str(), &of.certificate, Place::default());
+        let mut job = deploy::blank_job(engine, RETRACT, of.id.as_str(), of.certificate()?, Place::default());
         job.step = step(challenge)?;
         Ok(job)
     };
@@ -65,7 +65,7 @@ pub(super) async fn run(engine: &Inner, mut held: Held, cx: &Context) -> Result<
     if presents && held.job.cancel && !is_needed(engine, &held.job, &shows).await? {
         // Its order had come to rest before it was shown, and has not taken it away.
         let mut job =
-            deploy::blank_job(engine, RETRACT, &held.job.subject, &held.job.certificate, Place::default());
+            deploy::blank_job(engine, RETRACT, &held.job.subject, held.job.certificate()?, Place::default());
         job.step = step(&shows)?;
         let event = held.event(engine, "challenge.late").with("name", name);
         engine.commit(Change::new(event).insert(&job)?).await?;

@@ -99,7 +99,8 @@ impl Engine {
                 ));
             }
             let change = Change::new(
-                event(inner, actor, "job.retried", &job.certificate).with("job", job.id.as_str()),
+                AuditEvent::new(inner.clock.now(), actor, "job.retried", job.about())
+                    .with("job", job.id.as_str()),
             );
             if job.state == JobState::Waiting {
                 // Those that it waits for are what can be hurried.
@@ -117,7 +118,7 @@ impl Engine {
                 deploy::kick(inner, &mut job);
                 inner.commit(change.update(&job)?).await?;
             }
-            Ok(self.watch(job.certificate.clone(), vec![job.id.clone()]))
+            Ok(self.watch(job.certificate()?.clone(), vec![job.id.clone()]))
         })
         .await
     }
@@ -137,7 +138,7 @@ impl Engine {
                 if job.state.is_finished() {
                     return Ok(());
                 }
-                let event = event(inner, actor, "job.cancel_requested", &job.certificate)
+                let event = AuditEvent::new(inner.clock.now(), actor, "job.cancel_requested", job.about())
                     .with("job", job.id.as_str());
                 job.cancel = true;
                 if job.state != JobState::Waiting {
@@ -162,7 +163,7 @@ impl Engine {
     pub async fn watch_job(&self, actor: &Actor, job: &Id<Job>) -> Result<JobWatch> {
         actor.require(Permission::Read)?;
         let job: Stored<Job> = self.inner.store.read(job).await?;
-        Ok(self.watch(job.certificate.clone(), vec![job.id.clone()]))
+        Ok(self.watch(job.certificate()?.clone(), vec![job.id.clone()]))
     }
 
     /// The certificate of this id or name.

@@ -10,7 +10,7 @@ use crate::{
     Actor, Error, ErrorKind, Id, Identified, Issuer, Lifetime, Permission, Result, Violation, WriteMode,
     check_name,
     connectors::{Sealing, read_config, seal},
-    engine::{Engine, Inner, commands::again_if_stale, place},
+    engine::{Engine, Inner, commands::again_if_stale, errands, place},
     host::Endpoint,
     records::{AuditEvent, Certificate, Deployment, IssuerRecord, Place, Probe, TargetRecord},
     store::{Change, Record, Store, StoreExt, Stored},
@@ -135,13 +135,15 @@ impl Engine {
                 name: spec.name.as_str().into(),
                 kind: kind.name.into(),
             };
-            put(inner, actor, known, record, spec.expected_version).await
+            put(inner, actor, known, record, spec.expected_version, Ok).await
         })
         .await
     }
 
     /// Stores a target, or changes the one that has this id, or else this name. What is stored already is left alone. A
-    /// changed target gets the certificates that belong there when each is next deployed: see [`Engine::deploy`].
+    /// changed target gets the certificates that belong there when each is next deployed: see [`Engine::deploy`]. The agent of a
+    /// target is asked whether its configuration will do: [`TargetRecord::checked`] is its answer, once there is one. What it
+    /// did not like is asked again when it is stored again.
     ///
     /// # Errors
     /// As for [`Engine::put_issuer`]; `Precondition` if another agent is named while certificates go there.
@@ -178,8 +180,16 @@ impl Engine {
                 place: place.clone(),
                 probe: probe.clone(),
                 write: spec.write,
+                checked: None,
             };
-            put(inner, actor, known, record, spec.expected_version).await
+            let record = errands::as_checked(known.as_deref(), record);
+            let check = errands::check_job(inner, actor, &record, known.as_ref().map_or(0, Stored::version))?;
+            let check = check.as_ref();
+            put(inner, actor, known, record, spec.expected_version, |change| match check {
+                Some(check) => change.insert(check),
+                None => Ok(change),
+            })
+            .await
         })
         .await
     }
@@ -327,6 +337,7 @@ pub(super) async fn put<R: Record + Identified + PartialEq + Clone>(
     known: Option<Stored<R>>,
     record: R,
     expected: Option<u64>,
+    also: impl FnOnce(Change) -> Result<Change>,
 ) -> Result<Stored<R>> {
     let noun = R::NOUN;
     let stored = known.as_ref().map_or(0, Stored::version);
@@ -346,7 +357,7 @@ pub(super) async fn put<R: Record + Identified + PartialEq + Clone>(
         Some(_) => Change::new(event("changed")).update(&Stored::new(record.clone(), stored))?,
         None => Change::new(event("created")).insert(&record)?,
     };
-    let versions = inner.commit(change).await?;
+    let versions = inner.commit(also(change)?).await?;
     Ok(Stored::new(record, versions.first().copied().unwrap_or_default()))
 }
 

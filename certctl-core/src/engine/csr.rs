@@ -166,7 +166,7 @@ pub(super) async fn check(engine: &Inner, job: &Job, work: &MakeCsr, csr: &Csr) 
     }
     // Each placement has keys of its own, and each version too, unless its key is used again.
     let placements: Vec<Stored<Placement>> =
-        engine.store.list_by("certificate", (&job.certificate).into()).await?;
+        engine.store.list_by("certificate", job.certificate()?.into()).await?;
     for placement in placements {
         let attempts: Vec<Stored<Attempt>> =
             engine.store.list_by("placement", (&placement.id).into()).await?;

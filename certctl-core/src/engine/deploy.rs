@@ -40,12 +40,17 @@ pub(super) fn blank_job(
     certificate: &Id<Certificate>,
     place: Place,
 ) -> Job {
+    Job { certificate: Some(certificate.clone()), ..job_about(engine, kind, subject, place) }
+}
+
+/// A job that is about no certificate, with nothing in it yet, due now.
+pub(super) fn job_about(engine: &Inner, kind: &str, subject: &str, place: Place) -> Job {
     let now = engine.clock.now();
     Job {
         id: Id::mint_at(now),
         kind: kind.into(),
         subject: subject.into(),
-        certificate: certificate.clone(),
+        certificate: None,
         place,
         group: None,
         parent: None,
@@ -240,8 +245,7 @@ async fn check_report(
 
 /// An event about a job's certificate.
 pub(super) fn event_about(engine: &Inner, job: &Job, action: &str) -> AuditEvent {
-    AuditEvent::new(engine.clock.now(), &Actor::engine(), action, job.certificate.as_str())
-        .with("job", job.id.as_str())
+    AuditEvent::new(engine.clock.now(), &Actor::engine(), action, job.about()).with("job", job.id.as_str())
 }
 
 fn bad_report(what: &str) -> Error {
@@ -279,7 +283,8 @@ pub(super) async fn commit_late(
                 event = event.with("error", error.message.as_str());
             }
             let mut change = Change::new(event).update(&deployment)?;
-            if let Some(certificate) = roll_up_with(engine, &job.certificate, None, &[&*deployment]).await? {
+            if let Some(certificate) = roll_up_with(engine, job.certificate()?, None, &[&*deployment]).await?
+            {
                 change = change.update(&certificate)?;
             }
             match engine.commit(change).await {
@@ -381,7 +386,7 @@ pub(super) async fn commit(engine: &Inner, mut all: Vec<One>) -> Result<()> {
         let tried = |one: &&One| one.report.is_some() || one.untried.is_some();
         for one in all.iter().filter(tried).filter(|one| one.parent.is_none()) {
             let overlay: Vec<&Deployment> = all.iter().filter_map(|one| one.deployment.as_deref()).collect();
-            let id = &one.held.job.certificate;
+            let id = one.held.job.certificate()?;
             if !rolled_up.contains_key(id)
                 && let Some(certificate) = roll_up_with(engine, id, None, &overlay).await?
             {

@@ -56,7 +56,7 @@ impl Engine {
             }
         }
         if let Some((first, _)) = there.first() {
-            let event = event(inner, actor, "plan.requested", &first.certificate);
+            let event = event(inner, actor, "plan.requested", first.certificate()?);
             let change = there.iter().try_fold(Change::new(event), |change, (job, _)| change.insert(job))?;
             inner.commit(change).await?;
         }

@@ -4,16 +4,18 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Context, Error, ErrorKind, ErrorReport, Id, Result,
+    Actor, Context, Error, ErrorKind, ErrorReport, Id, Result,
     engine::{
         Inner, csr, deploy,
-        held::Held,
+        held::{Held, is_conflict, is_stale, set_step_of, step_of},
         holders::{self, Forget},
         plan::{self, AfterFailure},
         sessions,
     },
     random,
-    records::{Agent, Certificate, CertificateStatus, Deployment, Job, JobState, Version},
+    records::{
+        Agent, Certificate, CertificateStatus, Checked, Deployment, Job, JobState, TargetRecord, Version,
+    },
     store::{Change, LeaseUse, StoreExt, Stored},
     target::Plan,
     worker::{MemoryJournal, Outcome, Work, WorkReport},
@@ -31,6 +33,73 @@ pub(super) struct PlanStep {
     pub(super) plan: Option<Plan>,
 }
 
+/// The kind of the jobs that have an agent look at a target's configuration.
+pub(super) const CHECK: &str = "check";
+
+/// The step of such a job.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct CheckStep {
+    /// The version of the target's record that is meant.
+    version: u64,
+}
+
+/// The record with what is known of its configuration already: an answer about the same one, unless that was a refusal.
+pub(super) fn as_checked(known: Option<&TargetRecord>, record: TargetRecord) -> TargetRecord {
+    let Some(known) = known else { return record };
+    let same = TargetRecord { checked: known.checked.clone(), ..record.clone() };
+    let liked = known.checked.as_ref().is_none_or(|checked| checked.error.is_none());
+    if *known == same && liked { same } else { record }
+}
+
+/// A job that has the target's agent look at its configuration, which is about to be written over the version `before`; none
+/// if it has none, or has said so already.
+pub(super) fn check_job(
+    engine: &Inner,
+    actor: &Actor,
+    target: &TargetRecord,
+    before: u64,
+) -> Result<Option<Job>> {
+    if target.place.agent.is_none() || target.checked.is_some() {
+        return Ok(None);
+    }
+    let mut job = deploy::job_about(engine, CHECK, target.id.as_str(), target.place.clone());
+    job.actor = actor.clone();
+    set_step_of(&mut job, &CheckStep { version: before + 1 })?;
+    Ok(Some(job))
+}
+
+/// The target of such a job, as it was meant.
+async fn to_check(engine: &Inner, job: &Job) -> Result<Option<Stored<TargetRecord>>> {
+    let step: CheckStep = step_of(job)?;
+    let target: Option<Stored<TargetRecord>> = engine.store.find(&Id::parse(&job.subject)?).await?;
+    Ok(target.filter(|target| target.version() == step.version))
+}
+
+async fn checked(engine: &Inner, mut held: Held, error: Option<&ErrorReport>) -> Result<()> {
+    held.finish(engine, JobState::Done);
+    held.job.last_error = error.cloned();
+    let mut event = held.event(engine, "target.checked").with("agent", held.job.place.as_column());
+    if let Some(error) = error {
+        event = event.with("error", error.message.as_str());
+    }
+    loop {
+        let mut target = to_check(engine, &held.job).await?;
+        if let Some(target) = &mut target {
+            target.checked = Some(Checked { at: engine.clock.now(), error: error.cloned() });
+        }
+        let written = held
+            .save(engine, event.clone(), LeaseUse::Release, |change| match &target {
+                Some(target) => change.update(target),
+                None => Ok(change),
+            })
+            .await;
+        match written {
+            Err(e) if is_stale(&e, &held.job.subject) || is_conflict(&e, "missing") => {}
+            done => return done,
+        }
+    }
+}
+
 /// The work of a job; none if there is nothing to do any more, which is recorded then.
 pub(super) async fn work(engine: &Inner, mut held: Held) -> Result<Option<Work>> {
     if held.job.cancel {
@@ -43,6 +112,10 @@ pub(super) async fn work(engine: &Inner, mut held: Held) -> Result<Option<Work>>
     }
     match &*held.job.kind {
         csr::KIND => Ok(Some(Work::MakeCsr(held.step::<csr::Step>()?.work))),
+        CHECK => match to_check(engine, &held.job).await? {
+            Some(target) => Ok(Some(Work::Check(Box::new(target.into_inner())))),
+            None => end(engine, held, JobState::Cancelled).await.map(|()| None),
+        },
         holders::FORGET => Ok(Some(Work::ForgetKey(held.step::<Forget>()?.key))),
         PLAN => {
             let step: PlanStep = held.step()?;
@@ -79,6 +152,9 @@ async fn end(engine: &Inner, mut held: Held, state: JobState) -> Result<()> {
 /// `Conflict` with the reason `lease` if the job is somebody else's by now.
 pub(super) async fn answered(engine: &Inner, held: Held, outcome: &Outcome) -> Result<()> {
     match outcome {
+        Outcome::Failed(error) if &*held.job.kind == CHECK && error.kind != ErrorKind::Cancelled => {
+            checked(engine, held, Some(error)).await
+        }
         Outcome::Failed(error) => failed(engine, held, error).await,
         Outcome::Report(report) => match (&*held.job.kind, report) {
             (csr::KIND, WorkReport::Csr(csr)) => {
@@ -96,6 +172,7 @@ pub(super) async fn answered(engine: &Inner, held: Held, outcome: &Outcome) -> R
                 done(engine, held, &PlanStep { plan: Some(plan.clone()), ..step }).await
             }
             (holders::FORGET, WorkReport::Done) => gone(engine, held).await,
+            (CHECK, WorkReport::Done) => checked(engine, held, None).await,
             (kind, _) => {
                 let message = format!("the agent's report is none about a job of the kind {kind}");
                 failed(engine, held, &Error::new(ErrorKind::BadResponse, message).report()).await
@@ -178,7 +255,7 @@ pub(super) async fn note_absence(engine: &Inner, job: &Job) -> Result<()> {
     if !matches!(&*job.kind, csr::KIND | deploy::KIND) {
         return Ok(());
     }
-    let Some(mut certificate) = engine.store.find::<Certificate>(&job.certificate).await? else {
+    let Some(mut certificate) = engine.store.find::<Certificate>(job.certificate()?).await? else {
         return Ok(());
     };
     let waits = matches!(certificate.status, CertificateStatus::Pending | CertificateStatus::Partial);

@@ -92,7 +92,7 @@ async fn record_one(engine: &Inner, held: &Held, failure: &Failure) -> Result<()
             issue::KIND => more = issue_failed(engine, &mut held, failure, more).await?,
             deploy::KIND => more = deploy_failed(engine, &mut held, &report, more).await?,
             revoke::KIND if attention => {
-                more = self::attention(engine, &held.job.certificate, &report, more).await?;
+                more = self::attention(engine, held.job.certificate()?, &report, more).await?;
             }
             challenge::PRESENT if attention => {
                 more = present_failed(engine, &mut held, &report, more).await?;
@@ -143,7 +143,9 @@ fn obeys(job: &Job) -> bool {
         issue::KIND => serde_json::from_value::<issue::Step>(job.step.clone())
             .is_ok_and(|step| !matches!(step, issue::Step::Deploy { .. })),
         deploy::KIND => job.step.is_null(),
-        challenge::PRESENT | revoke::KIND | csr::KIND | holders::FORGET | errands::PLAN => true,
+        challenge::PRESENT | revoke::KIND | csr::KIND | holders::FORGET | errands::PLAN | errands::CHECK => {
+            true
+        }
         _ => false,
     }
 }
@@ -171,7 +173,7 @@ async fn issue_failed(
         change = change.update(&attempt)?;
     }
     if held.job.state == JobState::Attention {
-        change = attention(engine, &held.job.certificate, &failure.error.report(), change).await?;
+        change = attention(engine, held.job.certificate()?, &failure.error.report(), change).await?;
     }
     Ok(change)
 }
@@ -205,7 +207,7 @@ async fn deploy_failed(
         None => {
             let overlay: Vec<&Deployment> = failed.as_deref().into_iter().collect();
             if let Some(certificate) =
-                deploy::roll_up_with(engine, &held.job.certificate, None, &overlay).await?
+                deploy::roll_up_with(engine, held.job.certificate()?, None, &overlay).await?
             {
                 change = change.update(&certificate)?;
             }
@@ -274,12 +276,11 @@ async fn present_failed(
         return change.update(&parent);
     }
     parent.state = JobState::Attention;
-    let event =
-        AuditEvent::new(engine.clock.now(), &Actor::engine(), "job.attention", parent.certificate.as_str())
-            .with("job", parent.id.as_str())
-            .with("error", report.message.as_str());
+    let event = AuditEvent::new(engine.clock.now(), &Actor::engine(), "job.attention", parent.about())
+        .with("job", parent.id.as_str())
+        .with("error", report.message.as_str());
     change = change.event(event).update(&parent)?;
-    attention(engine, &held.job.certificate, report, change).await
+    attention(engine, held.job.certificate()?, report, change).await
 }
 
 async fn attention(

@@ -26,7 +26,7 @@ impl Held {
 
     /// An event about the job's certificate.
     pub(super) fn event(&self, engine: &Inner, action: &str) -> AuditEvent {
-        AuditEvent::new(engine.clock.now(), &Actor::engine(), action, self.job.certificate.as_str())
+        AuditEvent::new(engine.clock.now(), &Actor::engine(), action, self.job.about())
             .with("job", self.job.id.as_str())
     }
 

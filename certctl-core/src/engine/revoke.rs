@@ -152,7 +152,7 @@ async fn request(
 /// Lets the job ask at once what became of it.
 async fn hand_over(inner: &Inner, actor: &Actor, version: &Id<Version>, error: &Error) -> Result<()> {
     let Some(mut job) = open_job(inner, version).await? else { return Ok(()) };
-    let event = event(inner, actor, "revocation.unknown", &job.certificate)
+    let event = event(inner, actor, "revocation.unknown", job.certificate()?)
         .with("version", version.as_str())
         .with("error", error.to_string());
     deploy::kick(inner, &mut job);

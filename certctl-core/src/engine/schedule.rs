@@ -31,9 +31,8 @@ pub(crate) async fn due(engine: &Inner) -> Result<usize> {
         jobs.push(job);
     }
     while !placements.is_empty() {
-        let event =
-            AuditEvent::new(now, &Actor::engine(), "renewals.scheduled", jobs[0].certificate.as_str())
-                .with("count", jobs.len());
+        let event = AuditEvent::new(now, &Actor::engine(), "renewals.scheduled", jobs[0].about())
+            .with("count", jobs.len());
         let mut change = Change::new(event);
         for (placement, job) in placements.iter().zip(&jobs) {
             change = change.update(placement)?.insert(job)?;
@@ -118,9 +117,8 @@ pub(crate) async fn clock_was_set_back(engine: &Inner, now: Timestamp, before: T
                 continue;
             }
             job.due = Some(now + due.since(before));
-            let event =
-                AuditEvent::new(now, &Actor::engine(), "job.clock_set_back", job.certificate.as_str())
-                    .with("job", job.id.as_str());
+            let event = AuditEvent::new(now, &Actor::engine(), "job.clock_set_back", job.about())
+                .with("job", job.id.as_str());
             match engine.commit(Change::new(event).update(&job)?).await {
                 Err(e) if e.kind() != ErrorKind::Conflict => return Err(e),
                 _ => {}

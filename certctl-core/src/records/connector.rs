@@ -3,7 +3,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    Id, Identified, Lifetime, Violation, WriteMode,
+    ErrorReport, Id, Identified, Lifetime, Timestamp, Violation, WriteMode,
     host::Endpoint,
     records::Agent,
     store::{Column, ColumnValue, Kind, Record, columns_of},
@@ -86,6 +86,19 @@ pub struct TargetRecord {
     /// How its files are written.
     #[serde(default)]
     pub write: WriteMode,
+    /// How the agent that deploys to it found its configuration; none if it was not asked yet, or none deploys to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checked: Option<Checked>,
+}
+
+/// What an agent says of a target's configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checked {
+    /// When.
+    pub at: Timestamp,
+    /// What is wrong with it; none if it will do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorReport>,
 }
 
 /// How it is proved what a target serves.

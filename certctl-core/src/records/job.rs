@@ -2,7 +2,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    Actor, ErrorReport, Id, Identified, Timestamp,
+    Actor, Error, ErrorKind, ErrorReport, Id, Identified, Result, Timestamp,
     records::{Certificate, Place},
     store::{Column, ColumnValue, Kind, Leasing, Record, columns_of},
 };
@@ -12,12 +12,13 @@ use crate::{
 pub struct Job {
     /// Its id.
     pub id: Id<Job>,
-    /// What it does: `issue`, `csr`, `deploy`, `present`, `retract`, `revoke`, `forget`, `plan`.
+    /// What it does: `issue`, `csr`, `deploy`, `present`, `retract`, `revoke`, `forget`, `plan`, `check`.
     pub kind: Box<str>,
     /// The id of the record that it is about.
     pub subject: Box<str>,
-    /// The certificate that all this is for.
-    pub certificate: Id<Certificate>,
+    /// The certificate that all this is for; none for the check of a target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<Id<Certificate>>,
     /// Who does it, and where.
     pub place: Place,
     /// Jobs of one group are leased together and by one worker at a time: what reloads together.
@@ -108,6 +109,29 @@ impl JobState {
     }
 }
 
+impl Job {
+    /// The id of what its events are about: the certificate, or else its subject.
+    pub fn about(&self) -> &str {
+        self.certificate.as_ref().map_or(&*self.subject, Id::as_str)
+    }
+
+    /// The certificate that all this is for.
+    ///
+    /// # Errors
+    /// `Precondition` if it is about none.
+    pub fn certificate(&self) -> Result<&Id<Certificate>> {
+        self.certificate.as_ref().ok_or_else(|| {
+            Error::new(
+                ErrorKind::Precondition,
+                format!(
+                    "job {} of the kind {} is about {}, and no certificate",
+                    self.id, self.kind, self.subject
+                ),
+            )
+        })
+    }
+}
+
 impl Identified for Job {
     const PREFIX: &'static str = "job";
     const NOUN: &'static str = "job";
@@ -146,7 +170,7 @@ impl Record for Job {
         vec![
             (&*self.kind).into(),
             (&*self.subject).into(),
-            (&self.certificate).into(),
+            self.certificate.as_ref().into(),
             self.place.as_column().into(),
             self.group.as_deref().into(),
             self.parent.as_ref().into(),

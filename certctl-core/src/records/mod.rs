@@ -23,7 +23,7 @@ pub use certificate::{
 };
 pub use challenge::ChallengeToken;
 pub use connector::{
-    HostRecord, IssuerRecord, Place, Probe, Profile, ProfileRecord, StateRecord, TargetRecord,
+    Checked, HostRecord, IssuerRecord, Place, Probe, Profile, ProfileRecord, StateRecord, TargetRecord,
 };
 pub use deployment::{Deployment, DeploymentState};
 pub use job::{Job, JobState, Setback};

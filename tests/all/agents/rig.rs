@@ -128,6 +128,9 @@ impl Machine {
         let place = PlaceSpec { agent: Some(self.name.to_string()), host: None };
         let spec = TargetSpec { place, ..TargetSpec::new(name, "files", config) };
         engine.put_target(&me(), spec.clone()).await.unwrap();
+        // The agent has looked at it; what it does from now on is what a test is about.
+        self.start().await.drain(engine).await.unwrap();
+        self.wire.lock().unwrap().clear();
         spec
     }
 

@@ -3,12 +3,14 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use certctl::{
-    ErrorKind, Id, KeyAlgorithm, Keys,
-    engine::RevokeOptions,
-    records::{CertificateStatus, DeploymentState, Holder, Job, JobState, Placement},
-    store::StoreExt,
-    worker::{JobToken, Outcome, Reported, Work, WorkReport, WorkResult},
+    ErrorKind, Id, KeyAlgorithm, Keys, TargetSpec,
+    engine::{PlaceSpec, RevokeOptions},
+    records::{CertificateStatus, DeploymentState, Holder, Job, JobState, Placement, TargetRecord},
+    store::{Query, StoreExt, Stored},
+    worker::{Assignment, JobToken, Outcome, Reported, Work, WorkReport, WorkResult},
 };
+
+use serde_json::json;
 
 use crate::{
     agents::rig::{Yard, assert_no_open_job, deployments, jobs, settle, spec, step, tokens, versions},
@@ -337,7 +339,7 @@ async fn targets_come_and_go_with_their_placements_and_keys() {
     let (on_one, on_two) = (one.start().await, two.start().await);
     let holders = async || {
         let id = engine.certificate("web").await.unwrap().id.clone();
-        let placements: Vec<certctl::store::Stored<Placement>> =
+        let placements: Vec<Stored<Placement>> =
             engine.store().list_by("certificate", (&id).into()).await.unwrap();
         let mut holders: Vec<String> = placements
             .iter()
@@ -679,4 +681,62 @@ async fn a_clock_that_is_set_back_delays_no_agent() {
     // Whoever looks at the clock next puts it right.
     step(&engine).await;
     assert_active(&settle(&engine, &[&process]).await);
+}
+
+/// A target is built where it will be deployed to, as soon as it is stored: what is wrong there is known before any deployment.
+#[tokio::test]
+async fn an_agent_looks_at_a_target_when_it_is_stored() {
+    let yard = Yard::new().await;
+    let engine = yard.engine().await;
+    let machine = yard.agent(&engine, "one").await;
+    let process = machine.start().await;
+    let spec = |path: &str| TargetSpec {
+        place: PlaceSpec { agent: Some("one".into()), host: None },
+        ..TargetSpec::new("a", "files", json!({ "combined_path": path }))
+    };
+    let checked = async || {
+        let target: Stored<TargetRecord> = engine.store().resolve("a").await.unwrap();
+        target.checked.clone()
+    };
+    let put = async |path: &str| engine.put_target(&me(), spec(path)).await.unwrap();
+    let say = async |given: &Assignment, outcome| {
+        let result = WorkResult { jobs: tokens(given), outcome };
+        assert_eq!(process.report(&engine, &result).await.unwrap(), Reported::Recorded);
+    };
+    put("/tls/a.pem").await;
+    assert_eq!(checked().await, None);
+    let given = process.lease_one(&engine).await;
+    assert!(matches!(&given.work, Work::Check(target) if &*target.name == "a"), "{given:?}");
+    let outcome = process.execute(given.work.clone()).await;
+    say(&given, outcome).await;
+    assert_eq!(checked().await.unwrap().error, None);
+    // As it is, it is not asked about again.
+    put("/tls/a.pem").await;
+    assert!(checked().await.is_some());
+    assert_eq!(process.drain(&engine).await.unwrap(), 0);
+
+    // Another configuration is another question; an answer about the one before it is none about this one.
+    put("/tls/b.pem").await;
+    assert_eq!(checked().await, None);
+    let old = process.lease_one(&engine).await;
+    put("/tls/c.pem").await;
+    let refused = certctl::Error::new(ErrorKind::Denied, "agent.toml does not allow it").report();
+    say(&old, Outcome::Failed(refused.clone())).await;
+    assert_eq!(checked().await, None);
+    let new = process.lease_one(&engine).await;
+    say(&new, Outcome::Failed(refused.clone())).await;
+    assert_eq!(checked().await.unwrap().error, Some(refused));
+    // What it did not like is asked again when somebody stores it again.
+    assert_eq!(process.drain(&engine).await.unwrap(), 0);
+    put("/tls/c.pem").await;
+    assert_eq!(process.drain(&engine).await.unwrap(), 1);
+    assert_eq!(checked().await.unwrap().error, None);
+    // A question about what has changed since needs no answer.
+    put("/tls/d.pem").await;
+    put("/tls/e.pem").await;
+    assert_eq!(process.drain(&engine).await.unwrap(), 1);
+    engine.delete_target(&me(), "a").await.unwrap();
+    for job in engine.store().list::<Job>(Query::of::<Job>()).await.unwrap().0 {
+        assert!(job.state.is_finished(), "{job:#?}");
+    }
 }
