@@ -134,6 +134,11 @@ pub(super) struct One {
 }
 
 impl One {
+    /// It can't even be tried.
+    pub(super) fn refuse(&mut self, error: Error) {
+        self.untried = Some(error);
+    }
+
     /// What the worker says.
     fn take(&mut self, report: DeployReport) {
         self.stopped |= report.error.as_ref().is_some_and(|e| e.kind == ErrorKind::Cancelled);

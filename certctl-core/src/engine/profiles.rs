@@ -92,7 +92,7 @@ impl Engine {
                 kind: spec.kind.as_str().into(),
                 config: config.clone(),
             };
-            put(inner, actor, known, record, spec.expected_version).await
+            put(inner, actor, known, record, spec.expected_version, Ok).await
         })
         .await
     }
@@ -140,7 +140,7 @@ impl Engine {
                     key_algorithm: spec.key_algorithm,
                 },
             };
-            put(inner, actor, known, record, spec.expected_version).await
+            put(inner, actor, known, record, spec.expected_version, Ok).await
         })
         .await
     }

@@ -13,7 +13,7 @@ use crate::{
         run::LEASE,
         sessions::is_still_served,
     },
-    records::{Certificate, Job},
+    records::{Certificate, Job, TargetRecord},
     store::{
         ColumnValue, Direction, Filter, Lease, LeaseRequest, LeaseWhat, Query, Record, Select, StoreExt,
         Stored, Test,
@@ -245,19 +245,45 @@ async fn assign(
         cancel: held.job.cancel,
     };
     let Some(first) = batch.first() else { return Ok(None) };
+    let recipient = engine.store.find(&session.agent).await?.and_then(|agent| agent.sealing_key.clone());
+    let sealed = |target: &mut TargetRecord| match &recipient {
+        Some(recipient) => engine.catalog.for_agent(target, recipient).map(|sealed| *target = sealed),
+        // Whoever has not enrolled can open nothing.
+        None => Ok(()),
+    };
     if &*first.job.kind != deploy::KIND {
         let mut jobs = Vec::new();
         let mut work = None;
         for held in batch {
             let assigned = job(&held);
-            if let Some(wanted) = errands::work(engine, held).await? {
-                jobs.push(assigned);
-                work = Some(wanted);
+            let Some(mut wanted) = errands::work(engine, held.clone()).await? else { continue };
+            let addressed = match &mut wanted {
+                Work::Plan(item) => sealed(&mut item.target),
+                Work::Check(target) => sealed(target),
+                _ => Ok(()),
+            };
+            if let Err(e) = addressed {
+                errands::answered(engine, held, &Outcome::Failed(e.report())).await?;
+                continue;
             }
+            jobs.push(assigned);
+            work = Some(wanted);
         }
         return Ok(work.map(|work| (jobs, work)));
     }
-    let (all, items) = deploy::prepare(engine, batch).await?;
+    let (mut all, prepared) = deploy::prepare(engine, batch).await?;
+    let mut items = Vec::with_capacity(prepared.len());
+    for mut item in prepared {
+        match sealed(&mut item.target) {
+            Ok(()) => items.push(item),
+            Err(e) => {
+                let one = all.iter_mut().find(|one| *one.held.job.subject == *item.deployment.as_str());
+                if let Some(one) = one {
+                    one.refuse(e);
+                }
+            }
+        }
+    }
     let (go, rest): (Vec<_>, Vec<_>) = all
         .into_iter()
         .partition(|one| items.iter().any(|item| *item.deployment.as_str() == *one.held.job.subject));

@@ -2,4 +2,5 @@
 
 mod faults;
 mod rig;
+mod secrets;
 mod work;

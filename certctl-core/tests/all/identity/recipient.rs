@@ -101,6 +101,7 @@ async fn what_an_agent_gets_is_sealed_to_it() {
         place: Place::default(),
         probe: Probe::default(),
         write: certctl_core::WriteMode::default(),
+        checked: None,
     };
     let sent = world.engine.catalog().for_agent(&record, key.recipient()).unwrap();
     let sent = sent.config.unwrap();
