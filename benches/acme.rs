@@ -198,6 +198,7 @@ async fn targets(store: &dyn Store, directory: &std::path::Path, count: usize) {
             place: Default::default(),
             probe: Default::default(),
             write: Default::default(),
+            checked: None,
         };
         change = change.insert(&target).unwrap();
     }

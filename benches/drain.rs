@@ -88,12 +88,11 @@ async fn targets(store: &dyn Store, clock: &TestClock, directory: &Path, count: 
                     id: Id::mint_at(clock.now()),
                     name: format!("host-{number:05}").into(),
                     kind: "files".into(),
-                    config: Some(serde_json::json!({ "cert_path": path("crt"), "key_path": path("key")
-                    checked: None,
-                })),
+                    config: Some(serde_json::json!({ "cert_path": path("crt"), "key_path": path("key") })),
                     place: Default::default(),
                     probe: Default::default(),
                     write: Default::default(),
+                    checked: None,
                 })
                 .unwrap();
         }
