@@ -117,7 +117,7 @@ fn row(job: &Job) -> [String; 7] {
     [
         job.id.to_string(),
         job.kind.clone(),
-        job.certificate.name.clone(),
+        or_dash(job.certificate.as_ref().map(|certificate| &certificate.name)),
         or_dash(job.target.as_ref().map(|target| &target.name)),
         job.state.as_str().to_owned(),
         or_dash(job.due.filter(|_| job.state == JobState::Ready)),
@@ -129,7 +129,7 @@ fn fields(job: &JobDetail) -> Fields {
     let fields = Fields::default()
         .with("id", &job.id)
         .with("kind", &job.kind)
-        .with("certificate", &job.certificate.name)
+        .maybe("certificate", job.certificate.as_ref().map(|certificate| &certificate.name))
         .maybe("target", job.target.as_ref().map(|target| &target.name))
         .maybe("agent", job.place.agent.as_ref())
         .with("state", job.state.as_str())

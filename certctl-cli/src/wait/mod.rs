@@ -85,13 +85,15 @@ pub async fn watch(
     timeout: Lifetime,
 ) -> Result<JobDetail, Failure> {
     let first = client.job(job).await?;
-    let mut follow = Follow::new(client, Story::new(&first.certificate.name, "its issuer"));
+    // The check of a target is about no certificate.
+    let about = first.certificate.as_ref().map_or_else(|| first.subject.clone(), |one| one.name.clone());
+    let mut follow = Follow::new(client, Story::new(&about, "its issuer"));
     follow.begin(job);
     let clock = session.clock.clone();
     let ended = tokio::select! {
         ended = follow.run(session) => ended?,
         () = clock.pause(timeout.as_duration()) => {
-            return Err(timed_out(timeout, &follow.unfinished(), &first.certificate.name));
+            return Err(timed_out(timeout, &follow.unfinished(), &about));
         }
     };
     Ok(ended.unwrap_or(first))

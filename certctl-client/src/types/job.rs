@@ -16,8 +16,9 @@ pub struct Job {
     pub kind: String,
     /// The id of the record that it is about.
     pub subject: String,
-    /// The certificate that all this is for.
-    pub certificate: Reference,
+    /// The certificate that all this is for; none for the check of a target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<Reference>,
     /// The target that it is about, for a job that deploys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<Reference>,
