@@ -18,13 +18,11 @@
     unreachable_pub
 )]
 
+mod measure;
 #[path = "../tests/all/peers/mod.rs"]
 mod peers;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use certctl::{
     Actor, CertificateSpec, Clock, Context, Csr, Engine, Issuer, Order, PrivateKey, Progress, SubjectAltName,
@@ -36,6 +34,7 @@ use certctl::{
 };
 use tokio::task::JoinSet;
 
+use measure::{Phase, Spent};
 use peers::{CHALLTESTSRV, Challtestsrv, PEBBLE, Pebble, PebbleOptions};
 
 const AT_ONCE: usize = 16;
@@ -268,28 +267,6 @@ impl Counts {
     }
 }
 
-/// The time that a phase took, and the processor time that this process used up in it; that of Pebble is none of it.
-struct Phase {
-    begin: Instant,
-    cpu: Duration,
-}
-
-impl Phase {
-    fn begin() -> Self {
-        Self { begin: Instant::now(), cpu: cpu() }
-    }
-
-    fn end(self) -> Spent {
-        Spent { wall: self.begin.elapsed(), cpu: cpu() - self.cpu }
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Spent {
-    wall: Duration,
-    cpu: Duration,
-}
-
 #[allow(clippy::cast_precision_loss)]
 fn rate(orders: usize, spent: Spent, before: &Counts, after: &Counts) -> String {
     let each = |count: usize| count as f64 / orders as f64;
@@ -300,13 +277,4 @@ fn rate(orders: usize, spent: Spent, before: &Counts, after: &Counts) -> String 
         each(after.requests - before.requests),
         each(after.orders - before.orders),
     )
-}
-
-/// Processor time of this process so far (user and system), from the kernel's count of ticks of 10 ms.
-fn cpu() -> Duration {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields: Vec<i64> =
-        stat.rsplit(')').next().unwrap_or("").split(' ').filter_map(|f| f.parse().ok()).collect();
-    // After the state: utime and stime are the 11th and 12th.
-    Duration::from_millis(fields.get(10..12).map_or(0, |ticks| ticks.iter().sum::<i64>().unsigned_abs() * 10))
 }

@@ -8,11 +8,9 @@
 // A bench reads the clock and its arguments, prints, and gives up at the first error.
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::unwrap_used)]
 
-use std::{
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+mod measure;
+
+use std::{path::Path, sync::Arc, time::Duration};
 
 use certctl::{
     Actor, CertificateSpec, Clock, Context, Csr, Engine, Env, Home, Id, IntoHome, Issuer, Order, PrivateKey,
@@ -26,6 +24,7 @@ use certctl::{
     stores::SqliteStore,
     testkit::clock::TestClock,
 };
+use measure::{Phase, Spent};
 use tokio::task::JoinSet;
 
 const AT_ONCE: usize = 64;
@@ -294,41 +293,9 @@ async fn each<F: Future<Output = ()> + Send + 'static>(count: usize, one: impl F
     phase.end()
 }
 
-/// The time that a phase took, and the processor time that this process used up in it: other programs disturb the one more
-/// than the other.
-struct Phase {
-    begin: Instant,
-    cpu: Duration,
-}
-
-impl Phase {
-    fn begin() -> Self {
-        Self { begin: Instant::now(), cpu: cpu() }
-    }
-
-    fn end(self) -> Spent {
-        Spent { wall: self.begin.elapsed(), cpu: cpu() - self.cpu }
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Spent {
-    wall: Duration,
-    cpu: Duration,
-}
-
 #[allow(clippy::cast_precision_loss)]
 fn rate(count: usize, spent: Spent) -> String {
     let a_second = count as f64 / spent.wall.as_secs_f64();
     let each = spent.cpu.as_secs_f64() * 1e3 / count as f64;
     format!("{:.2} s, {a_second:.0}/s, {each:.2} ms of processor time each", spent.wall.as_secs_f64())
-}
-
-/// Processor time of this process so far (user and system), from the kernel's count of ticks of 10 ms.
-fn cpu() -> Duration {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields: Vec<i64> =
-        stat.rsplit(')').next().unwrap_or("").split(' ').filter_map(|f| f.parse().ok()).collect();
-    // After the state: utime and stime are the 11th and 12th.
-    Duration::from_millis(fields.get(10..12).map_or(0, |ticks| ticks.iter().sum::<i64>().unsigned_abs() * 10))
 }
