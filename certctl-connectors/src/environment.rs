@@ -121,17 +121,37 @@ pub fn issuers(
     connectors: &Connectors,
     variables: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Vec<IssuerSpec>> {
-    let variables: BTreeMap<String, String> =
-        variables.into_iter().filter(|(_, value)| !value.trim().is_empty()).collect();
+    let variables: Vec<(String, String)> = variables.into_iter().collect();
+    issuers_from(connectors, variables.iter().map(|(name, value)| (name.as_str(), value.as_str(), false)))
+}
+
+/// The same for settings that may come from elsewhere (`true`), such as a file, under the variables' names. A secret of the
+/// environment stays there, and the configuration holds its name; one from elsewhere becomes part of the configuration, to be
+/// sealed.
+///
+/// # Errors
+/// As for [`issuers`].
+pub fn issuers_from<'a>(
+    connectors: &Connectors,
+    settings: impl IntoIterator<Item = (&'a str, &'a str, bool)>,
+) -> Result<Vec<IssuerSpec>> {
+    let variables: BTreeMap<&str, (&str, bool)> = settings
+        .into_iter()
+        .filter(|(_, value, _)| !value.trim().is_empty())
+        .map(|(name, value, elsewhere)| (name, (value, elsewhere)))
+        .collect();
     let mut wrong = Vec::new();
     let mut issuers = Vec::new();
     for family in FAMILIES {
-        let own = |name: &String| {
+        let own = |name: &str| {
             name.starts_with(family.prefix) && !family.except.iter().any(|other| name.starts_with(other))
         };
         let mut fields = Map::new();
-        for (name, value) in variables.iter().filter(|(name, _)| own(name)) {
-            match family.variables.iter().find(|known| known.name == name) {
+        for (name, (value, elsewhere)) in variables.iter().filter(|(name, _)| own(name)) {
+            match family.variables.iter().find(|known| known.name == *name) {
+                Some(known) if *elsewhere && known.is_secret() => {
+                    fields.insert(known.field.to_owned(), json!(value.trim()));
+                }
                 Some(known) => match known.read(value) {
                     Ok(value) => drop(fields.insert(known.field.to_owned(), value)),
                     Err(violation) => wrong.push(violation),
@@ -161,6 +181,11 @@ pub fn issuers(
 }
 
 impl Variable {
+    /// Whether its value is a secret.
+    pub fn is_secret(&self) -> bool {
+        matches!(self.reads, Reads::Secret)
+    }
+
     fn read(&self, value: &str) -> Result<Value, Violation> {
         let value = value.trim();
         let bad = |message: &str, remedy: &str| Violation::new(self.name, message, remedy);

@@ -11,19 +11,28 @@ use crate::{hosts::LocalHosts, keys::DiskKeys, stores::SqliteStore};
 /// Keys go to `keys/`, the sealing key to `master.key` (0600, made on first use), both beside the database.
 impl IntoHome for SqliteStore {
     fn into_home(self) -> Result<Home> {
-        let directory = std::path::absolute(self.directory().unwrap_or(Path::new("."))).map_err(|e| {
-            Error::new(ErrorKind::Precondition, "the store's directory has no path").with_source(e)
-        })?;
-        let sealer = Arc::new(Sealer::new(&crate::keys::sealing_key(&directory.join("master.key"))?)?);
-        Ok(Home {
-            keys: Arc::new(DiskKeys::open(directory.join("keys"))?),
-            hosts: Arc::new(LocalHosts),
-            secrets: Arc::new(ProcessSecrets(sealer.clone())),
-            sealer,
-            connectors: crate::connectors(),
-            store: Arc::new(self),
-        })
+        let directory = self.directory().unwrap_or(Path::new(".")).to_owned();
+        home_in(&directory, self)
     }
+}
+
+/// A home whose keys and sealing key are in this directory, wherever the store is.
+///
+/// # Errors
+/// `Precondition` if a part can't be opened.
+pub fn home_in(directory: &Path, store: SqliteStore) -> Result<Home> {
+    let directory = std::path::absolute(directory).map_err(|e| {
+        Error::new(ErrorKind::Precondition, "the store's directory has no path").with_source(e)
+    })?;
+    let sealer = Arc::new(Sealer::new(&crate::keys::sealing_key(&directory.join("master.key"))?)?);
+    Ok(Home {
+        keys: Arc::new(DiskKeys::open(directory.join("keys"))?),
+        hosts: Arc::new(LocalHosts),
+        secrets: Arc::new(ProcessSecrets(sealer.clone())),
+        sealer,
+        connectors: crate::connectors(),
+        store: Arc::new(store),
+    })
 }
 
 /// Secrets of this process: its environment, files it can read, and what is sealed.

@@ -22,7 +22,7 @@ pub mod targets;
 use certctl_core::connectors::{Connectors, IssuerKind, SolverKind, Tables, TargetKind};
 
 #[cfg(feature = "sqlite")]
-pub use home::ProcessSecrets;
+pub use home::{ProcessSecrets, home_in};
 
 /// The issuers of this crate, one row a kind.
 pub static ISSUERS: &[IssuerKind] = &[

@@ -16,6 +16,8 @@ pub struct Agent {
     pub id: Id<records::Agent>,
     /// Its name, unique.
     pub name: String,
+    /// How it stands: `awaited`, `enrolled`, `clash` or `revoked`.
+    pub state: String,
     /// When its record was made.
     pub created: Timestamp,
     /// When it enrolled; none if it has not yet.

@@ -52,6 +52,15 @@ impl Engine {
         }
     }
 
+    /// The records with these ids, in that order; those that do not exist are left out.
+    ///
+    /// # Errors
+    /// `Denied` if the actor may not.
+    pub async fn read_all<R: Readable>(&self, actor: &Actor, ids: &[crate::Id<R>]) -> Result<Vec<Stored<R>>> {
+        actor.require(R::PERMISSION)?;
+        self.inner.store.read_all(ids).await
+    }
+
     /// A page of records, and where the next one begins: at most [`Engine::MAX_PAGE`].
     ///
     /// # Errors

@@ -28,6 +28,7 @@ mod on_demand;
 mod place;
 pub mod plan;
 mod profiles;
+mod recertify;
 mod remote;
 mod renewal;
 mod revoke;
@@ -69,7 +70,7 @@ pub use profiles::{HostSpec, ProfileSpec};
 pub use revoke::RevokeOptions;
 pub use sessions::{AgentSession, Session, SessionChallenge, SessionRequest};
 pub use spec::{CertificateSpec, WantedName};
-pub use watch::JobWatch;
+pub use watch::{JobProgress, JobWatch};
 
 /// The lifecycle of certificates, in this process. Cheap to clone; all clones are the same engine.
 #[derive(Clone, Debug)]

@@ -50,7 +50,8 @@ impl Engine {
             changes.mark_unchanged();
             let given = hand_out(inner, session, limit.min(MOST)).await?;
             let now = inner.clock.now();
-            if !given.is_empty() || limit == 0 || now >= until {
+            // A process that is to end keeps nobody waiting.
+            if !given.is_empty() || limit == 0 || now >= until || inner.is_ending() {
                 return Ok(given);
             }
             let next = next_due(inner, session, now).await?.map_or(until, |due| due.min(until));

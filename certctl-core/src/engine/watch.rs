@@ -1,8 +1,8 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    Id, Result, Timestamp,
-    engine::Inner,
+    Actor, Error, Id, Permission, Result, Timestamp,
+    engine::{Engine, Inner},
     records::{Certificate, Job, JobState},
     store::{StoreExt, Stored},
 };
@@ -14,6 +14,68 @@ pub struct JobWatch {
     pub(super) engine: Arc<Inner>,
     pub(super) certificate: Id<Certificate>,
     pub(super) jobs: Vec<Id<Job>>,
+}
+
+/// A job with those that it waits for, or has waited for.
+#[derive(Clone, Debug)]
+pub struct JobProgress {
+    /// The job.
+    pub job: Stored<Job>,
+    /// Those that it waits for, or has waited for, in the order of their making.
+    pub children: Vec<Stored<Job>>,
+}
+
+impl JobProgress {
+    /// Grows with each change of the job or one of its children.
+    pub fn count(&self) -> u64 {
+        self.job.version() + self.children.iter().map(Stored::version).sum::<u64>()
+    }
+}
+
+impl Engine {
+    /// A job with those that it waits for, or has waited for.
+    ///
+    /// # Errors
+    /// `NotFound`, or `Denied` if the actor may not.
+    pub async fn job_progress(&self, actor: &Actor, job: &str) -> Result<JobProgress> {
+        actor.require(Permission::Read)?;
+        let not_found = || Error::not_found("job", job);
+        let id = Id::<Job>::parse(job).map_err(|_| not_found())?;
+        let store = &self.inner.store;
+        let job = store.find(&id).await?.ok_or_else(not_found)?;
+        let mut children: Vec<Stored<Job>> = store.list_by("parent", (&id).into()).await?;
+        children.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(JobProgress { job, children })
+    }
+
+    /// The same as soon as [`JobProgress::count`] is more than `after`, or when `until` is done.
+    ///
+    /// # Errors
+    /// As for [`Engine::job_progress`].
+    pub async fn progress_after(
+        &self,
+        actor: &Actor,
+        job: &str,
+        after: u64,
+        until: impl Future<Output = ()> + Send,
+    ) -> Result<JobProgress> {
+        let mut changes = self.inner.changes();
+        tokio::pin!(until);
+        loop {
+            changes.mark_unchanged();
+            let progress = self.job_progress(actor, job).await?;
+            if progress.count() > after {
+                return Ok(progress);
+            }
+            tokio::select! {
+                biased;
+                () = &mut until => return Ok(progress),
+                _ = changes.changed() => {}
+                // Another process may be stepping it.
+                () = self.inner.clock.pause(Duration::from_millis(500)) => {}
+            }
+        }
+    }
 }
 
 impl JobWatch {
@@ -56,7 +118,7 @@ impl JobWatch {
         let driving = tokio::spawn(drive(self.engine.clone(), self.certificate.clone()));
         match driving.await {
             Ok(result) => result?,
-            Err(e) => return Err(crate::Error::internal(format!("stepping the jobs panicked: {e}"))),
+            Err(e) => return Err(Error::internal(format!("stepping the jobs panicked: {e}"))),
         }
         self.engine.store.read(&self.certificate).await
     }

@@ -1,6 +1,7 @@
 //! TLS: what a server shows ([`handshake`]), and what a server of this process shows ([`TlsResolver`]).
 
 mod challenge;
+mod listener;
 mod probe;
 mod resolver;
 
@@ -8,6 +9,7 @@ use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
+pub use listener::TlsListener;
 pub use probe::{KeyType, Presented, TlsVersion, handshake, server_names};
 pub use resolver::TlsResolver;
 
