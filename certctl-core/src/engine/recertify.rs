@@ -42,8 +42,8 @@ impl CertificateSpec {
             other => WantedName::Any(other.to_string()),
         });
         let (key_algorithm, reuse_key, csr) = match &certificate.key {
-            KeyPolicy::Made { algorithm, reuse_key } => (*algorithm, *reuse_key, None),
-            KeyPolicy::External { csr } => (Default::default(), false, Some(csr.to_pem())),
+            KeyPolicy::Made { algorithm, reuse_key } => (Some(*algorithm), *reuse_key, None),
+            KeyPolicy::External { csr } => (None, false, Some(csr.to_pem())),
         };
         Self {
             id: Some(certificate.id.to_string()),
