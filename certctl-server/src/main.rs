@@ -69,7 +69,7 @@ async fn serve(connectors: &Connectors, flags: Vec<(String, String)>) -> Result<
             match reload(&read, &mut current, connectors, &handle, &filter).await {
                 Ok(()) => {}
                 Err(error) => {
-                    tracing::error!(%error, "the settings were not taken over: all stays as it was")
+                    tracing::error!(%error, "the settings were not taken over: all stays as it was");
                 }
             }
             notifier.say("READY=1");

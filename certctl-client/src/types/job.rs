@@ -50,15 +50,15 @@ pub struct Job {
     pub revision: u64,
 }
 
-/// A job with those that it waits for, or has waited for.
+/// A job with those that it waits for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct JobDetail {
     /// The job.
     #[serde(flatten)]
     pub job: Job,
-    /// Those that it waits for, or has waited for.
+    /// Those that it waits for. One that deploys leaves after its first try, and goes on by itself where that failed.
     pub children: Vec<Job>,
-    /// Grows with each change of the job or one of its children: what `watch` takes as `after`.
+    /// Another number after each change of the job, or of what it waits for: what `watch` takes as `after`.
     pub progress: u64,
 }
 

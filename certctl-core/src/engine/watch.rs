@@ -16,24 +16,33 @@ pub struct JobWatch {
     pub(super) jobs: Vec<Id<Job>>,
 }
 
-/// A job with those that it waits for, or has waited for.
+/// A job with those that it waits for.
 #[derive(Clone, Debug)]
 pub struct JobProgress {
     /// The job.
     pub job: Stored<Job>,
-    /// Those that it waits for, or has waited for, in the order of their making.
+    /// Those that it waits for, in the order of their making. One that deploys leaves after its first try, and goes on by
+    /// itself where that failed.
     pub children: Vec<Stored<Job>>,
 }
 
 impl JobProgress {
-    /// Grows with each change of the job or one of its children.
-    pub fn count(&self) -> u64 {
-        self.job.version() + self.children.iter().map(Stored::version).sum::<u64>()
+    /// Another number after each change of the job, or of what it waits for; never zero, and below 2^53.
+    pub fn mark(&self) -> u64 {
+        let jobs = [&self.job].into_iter().chain(&self.children);
+        // FNV-1a over ids and versions: only whether it is the same counts.
+        let mut mark: u64 = 0xcbf2_9ce4_8422_2325;
+        for job in jobs {
+            for byte in job.id.as_str().bytes().chain(job.version().to_be_bytes()) {
+                mark = (mark ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+            }
+        }
+        (mark >> 11).max(1)
     }
 }
 
 impl Engine {
-    /// A job with those that it waits for, or has waited for.
+    /// A job with those that it waits for.
     ///
     /// # Errors
     /// `NotFound`, or `Denied` if the actor may not.
@@ -48,7 +57,7 @@ impl Engine {
         Ok(JobProgress { job, children })
     }
 
-    /// The same as soon as [`JobProgress::count`] is more than `after`, or when `until` is done.
+    /// The same as soon as [`JobProgress::mark`] is another one than `known`, or when `until` is done.
     ///
     /// # Errors
     /// As for [`Engine::job_progress`].
@@ -56,7 +65,7 @@ impl Engine {
         &self,
         actor: &Actor,
         job: &str,
-        after: u64,
+        known: u64,
         until: impl Future<Output = ()> + Send,
     ) -> Result<JobProgress> {
         let mut changes = self.inner.changes();
@@ -64,7 +73,7 @@ impl Engine {
         loop {
             changes.mark_unchanged();
             let progress = self.job_progress(actor, job).await?;
-            if progress.count() > after {
+            if progress.mark() != known {
                 return Ok(progress);
             }
             tokio::select! {

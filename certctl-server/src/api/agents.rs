@@ -60,10 +60,14 @@ pub(super) fn routes() -> Vec<Route> {
             .agent()
             .body::<WorkRequest>()
             .to(lease),
-        post("/agents/{id}/work/extend", "extendWork", "More time for work; says which of it shall stop.")
-            .agent()
-            .body::<ExtendRequest>()
-            .to(extend),
+        post(
+            concat!("/agents/{id}/work", "/extend"),
+            "extendWork",
+            "More time for work; says which of it shall stop.",
+        )
+        .agent()
+        .body::<ExtendRequest>()
+        .to(extend),
         post(
             "/agents/{id}/reports",
             "reportWork",

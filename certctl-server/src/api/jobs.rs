@@ -101,7 +101,7 @@ async fn detail(call: &Call, progress: &JobProgress) -> Result<JobDetail> {
     let all: Vec<&Stored<records::Job>> = [&progress.job].into_iter().chain(&progress.children).collect();
     let mut views = views(call, &all).await?.into_iter();
     let job = views.next().ok_or_else(|| Error::internal("a job has a view"))?;
-    Ok(JobDetail { job, children: views.collect(), progress: progress.count() })
+    Ok(JobDetail { job, children: views.collect(), progress: progress.mark() })
 }
 
 /// Jobs as they are shown.

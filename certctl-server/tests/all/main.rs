@@ -3,5 +3,9 @@
 // clippy.toml exempts test functions, but not the helpers beside them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+mod agents;
+mod lists;
+mod refusals;
+mod revisions;
 mod running;
 mod start;
