@@ -1,6 +1,6 @@
 //! Issuers, targets, hosts, profiles, and the connectors that there are.
 
-use certctl_client::types::{ConnectorFamily, ConnectorKind, Host, Issuer, List, Profile, Target};
+use certctl_client::types::{Checked, ConnectorFamily, ConnectorKind, Host, Issuer, List, Profile, Target};
 use certctl_core::{
     Actor, Engine, Error, HostSpec, Id, IssuerSpec, ProfileSpec, Result, TargetSpec,
     connectors::Connectors,
@@ -97,7 +97,10 @@ impl Resource for TargetRecord {
             place: record.place.clone(),
             probe: record.probe.clone(),
             write: record.write,
-            checked: None,
+            checked: record
+                .checked
+                .as_ref()
+                .map(|checked| Checked { at: checked.at, error: checked.error.clone() }),
             revision: record.version(),
         }
     }

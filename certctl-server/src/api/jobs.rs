@@ -6,7 +6,7 @@ use certctl_client::types::{Job, JobDetail, JobFilter, JobWatchRequest, List};
 use certctl_core::{
     Error, Id, Result,
     engine::JobProgress,
-    records::{self, Agent, Certificate, Deployment, Place},
+    records::{self, Agent, Certificate, Deployment, Place, TargetRecord},
     store::{Direction, Query, Stored, Test},
 };
 use serde_json::Value;
@@ -111,12 +111,19 @@ pub(super) async fn views(
 ) -> Result<Vec<Job>> {
     let (engine, actor) = (call.engine(), call.actor()?);
     let jobs: Vec<&Stored<records::Job>> = jobs.iter().map(std::borrow::Borrow::borrow).collect();
-    let certificates = Names::of(engine, actor, jobs.iter().map(|job| &job.certificate)).await?;
+    let certificates =
+        Names::of(engine, actor, jobs.iter().filter_map(|job| job.certificate.as_ref())).await?;
     let deployments: Vec<Id<Deployment>> =
         jobs.iter().filter_map(|job| Id::parse(&job.subject).ok()).collect();
     let deployments = engine.read_all(actor, &deployments).await?;
-    let targets = Names::of(engine, actor, deployments.iter().map(|deployment| &deployment.target)).await?;
+    // A job that checks a target is about the target itself.
+    let checked: Vec<Id<TargetRecord>> = jobs.iter().filter_map(|job| Id::parse(&job.subject).ok()).collect();
+    let targets = checked.iter().chain(deployments.iter().map(|deployment| &deployment.target));
+    let targets = Names::of(engine, actor, targets).await?;
     let target_of = |job: &records::Job| {
+        if let Some(target) = checked.iter().find(|target| target.as_str() == &*job.subject) {
+            return Some(targets.reference(target));
+        }
         let deployment = deployments.iter().find(|deployment| deployment.id.as_str() == &*job.subject)?;
         Some(targets.reference(&deployment.target))
     };
@@ -126,7 +133,7 @@ pub(super) async fn views(
             id: job.id.clone(),
             kind: job.kind.to_string(),
             subject: job.subject.to_string(),
-            certificate: certificates.reference(&job.certificate),
+            certificate: job.certificate.as_ref().map(|certificate| certificates.reference(certificate)),
             target: target_of(job),
             place: job.place.clone(),
             state: job.state,

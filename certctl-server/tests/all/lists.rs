@@ -92,7 +92,7 @@ async fn jobs_and_events_are_listed_from_the_newest() {
     assert!(jobs.is_sorted_by(|a, b| a.id > b.id));
     let deploy = jobs.iter().find(|job| job.kind == "deploy").unwrap();
     assert_eq!(deploy.target.as_ref().unwrap().name, "web");
-    assert_eq!(deploy.certificate.name, "web");
+    assert_eq!(deploy.certificate.as_ref().unwrap().name, "web");
     let issue = jobs.iter().find(|job| job.kind == "issue").unwrap();
     let issue = server.client().job(issue.id.as_str()).await.unwrap();
     // What is known already is waited for, and not for ever.
