@@ -185,6 +185,36 @@ async fn the_probe_of_the_original_is_read() {
 }
 
 #[tokio::test]
+async fn a_probe_may_stand_in_the_configuration() {
+    let engine = builder(&home()).build().await.unwrap();
+    let spec = |more: Value| {
+        let mut config = json!({ "cert_path": "/etc/nginx/web.crt", "key_path": "/etc/nginx/web.key" });
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        TargetSpec::new("web", "nginx", config)
+    };
+    let addresses = engine.put_target(&me(), spec(json!({ "probe": ["127.0.0.1:443"] }))).await.unwrap();
+    assert_eq!(addresses.probe.endpoints, Some(vec!["127.0.0.1:443".parse().unwrap()]));
+    assert_eq!(addresses.config.as_ref().unwrap().get("probe"), None, "it is the record's");
+    let whole = json!({ "probe": { "endpoints": ["web.test:8443"], "deadline": "30s" } });
+    let whole = engine.put_target(&me(), spec(whole)).await.unwrap();
+    assert_eq!(whole.probe.endpoints, Some(vec!["web.test:8443".parse().unwrap()]));
+    assert_eq!(whole.probe.deadline, Lifetime::secs(30));
+
+    for (probe, pointers) in [
+        (json!(["x"]), vec!["/config/probe/0"]),
+        (json!(true), vec!["/config/probe"]),
+        (json!({ "deadline": "1h", "on": 1 }), vec!["/config/probe/deadline", "/config/probe/on"]),
+        (json!({ "connections": 0 }), vec!["/config/probe/connections"]),
+    ] {
+        let error = engine.put_target(&me(), spec(json!({ "probe": probe }))).await.unwrap_err();
+        let found: Vec<&str> = error.violations().iter().map(|violation| &*violation.pointer).collect();
+        assert!(!found.is_empty() && found.iter().all(|found| pointers.contains(found)), "{error:?}");
+    }
+    let both = spec(json!({ "probe": [], "post_deploy_verify": {} }));
+    assert_invalid(&engine.put_target(&me(), both).await.unwrap_err(), &["/config/post_deploy_verify"]);
+}
+
+#[tokio::test]
 async fn stale_versions_taken_names_and_roles() {
     let engine = builder(&home()).build().await.unwrap();
     let ca = |name: &str| IssuerSpec::new(name, "local", json!({}));

@@ -43,8 +43,8 @@ pub struct TargetSpec {
     pub name: String,
     /// The connector's kind, or another name for it.
     pub kind: String,
-    /// The connector's configuration; the kind's schema says what is in it. A field
-    /// `post_deploy_verify { enabled, endpoint, timeout }` is another way to write `probe`.
+    /// The connector's configuration; the kind's schema says what is in it. A field `probe` (addresses alone, or all of a
+    /// probe) and `post_deploy_verify { enabled, endpoint, timeout }` are other ways to write this spec's `probe`.
     pub config: Value,
     /// Who deploys to it, and on which host it is.
     pub place: PlaceSpec,
@@ -260,20 +260,38 @@ impl Default for PostDeployVerify {
     }
 }
 
-/// Takes `post_deploy_verify` out of a configuration, and gives the probe that one or the other asks for.
+/// Takes `probe` and `post_deploy_verify` out of a configuration, and gives the probe that one of them or the spec asks for.
 fn split_probe(config: &mut Value, probe: Option<Probe>, wrong: &mut Vec<Violation>) -> Probe {
-    const POINTER: &str = "/config/post_deploy_verify";
-    let verify = config.as_object_mut().and_then(|fields| fields.remove("post_deploy_verify"));
+    const INSIDE: &str = "/config/probe";
+    const VERIFY: &str = "/config/post_deploy_verify";
+    let mut take_out = |name: &str| config.as_object_mut().and_then(|fields| fields.remove(name));
+    let (inside, verify) = (take_out("probe"), take_out("post_deploy_verify"));
+    let said = [("/probe", probe.is_some()), (INSIDE, inside.is_some()), (VERIFY, verify.is_some())];
+    let mut said = said.into_iter().filter(|(_, given)| *given).map(|(pointer, _)| pointer);
+    if let Some(first) = said.next() {
+        wrong.extend(said.map(|pointer| {
+            let message = format!("this and {first} say the same thing in two ways");
+            Violation::new(pointer, message, "leave out one of them")
+        }));
+    }
     if let Some(probe) = probe {
         wrong.extend(probe.check("/probe"));
-        if verify.is_some() {
-            let message = "probe and post_deploy_verify say the same thing in two ways";
-            wrong.push(Violation::new(POINTER, message, "leave out one of them"));
-        }
+        return probe;
+    }
+    if let Some(inside) = inside {
+        // Addresses alone, or all of it.
+        let probe = if inside.is_array() {
+            take(wrong, INSIDE, read_config::<Vec<Endpoint>>(&inside))
+                .map(|endpoints| Probe { endpoints: Some(endpoints), ..Probe::default() })
+        } else {
+            take(wrong, INSIDE, read_config::<Probe>(&inside))
+        };
+        let probe = probe.unwrap_or_default();
+        wrong.extend(probe.check(INSIDE));
         return probe;
     }
     let Some(verify) =
-        verify.and_then(|verify| take(wrong, POINTER, read_config::<PostDeployVerify>(&verify)))
+        verify.and_then(|verify| take(wrong, VERIFY, read_config::<PostDeployVerify>(&verify)))
     else {
         return Probe::default();
     };
@@ -283,7 +301,7 @@ fn split_probe(config: &mut Value, probe: Option<Probe>, wrong: &mut Vec<Violati
     };
     let probe = Probe { endpoints, deadline: verify.timeout, ..Probe::default() };
     wrong.extend(
-        probe.check("").into_iter().map(|found| Violation { pointer: format!("{POINTER}/timeout"), ..found }),
+        probe.check("").into_iter().map(|found| Violation { pointer: format!("{VERIFY}/timeout"), ..found }),
     );
     probe
 }

@@ -30,6 +30,7 @@ pub mod plan;
 mod profiles;
 mod recertify;
 mod remote;
+mod remove;
 mod renewal;
 mod revoke;
 mod run;

@@ -184,3 +184,72 @@ impl Hosts for Reached {
         }
     }
 }
+
+#[tokio::test]
+async fn a_certificate_that_is_deleted_takes_its_key_and_its_jobs_along() {
+    let world = World::new().await;
+    let certificate =
+        world.engine.ensure(&admin(), CertificateSpec::new("web").dns("web.test")).await.unwrap();
+    let id = certificate.id.clone();
+    let version = world.engine.versions(&id).await.unwrap().remove(0);
+    let key = version.key.clone().unwrap();
+    world.home.keys.export(&key).await.unwrap();
+    let delete =
+        async |actor: Actor, expected| world.engine.delete_certificate(&actor, "web", expected).await;
+    assert_kind(delete(as_role(Role::Viewer), None).await, ErrorKind::Denied);
+    let stale = assert_kind(delete(admin(), Some(certificate.version() + 1)).await, ErrorKind::Conflict);
+    assert_eq!(stale.context_value("reason"), Some("version"));
+    world.home.keys.export(&key).await.unwrap();
+
+    delete(as_role(Role::Operator), Some(certificate.version())).await.unwrap();
+    assert_kind(world.engine.certificate("web").await, ErrorKind::NotFound);
+    assert_kind(delete(admin(), None).await, ErrorKind::NotFound);
+    // The name is free, and what was issued stays recorded.
+    let again = world.engine.ensure(&admin(), CertificateSpec::new("web").dns("web.test")).await.unwrap();
+    assert_ne!(again.id, id);
+    assert_eq!(world.engine.versions(&id).await.unwrap().len(), 1);
+    let actions = world.actions(id.as_str()).await;
+    assert_eq!(actions.iter().filter(|event| &*event.action == "certificate.deleted").count(), 1);
+    // The job that destroys the key is stepped by the loop.
+    let forgotten = async || world.home.keys.export(&key).await.is_err();
+    let running = world.engine.clone();
+    let mut events = world.engine.events();
+    let looking = async {
+        while !forgotten().await {
+            events.next().await;
+        }
+    };
+    let run = running.run(std::future::pending());
+    let timely = tokio::time::timeout(Duration::from_secs(20), async {
+        tokio::select! {
+            ended = run => panic!("the loop has ended: {ended:?}"),
+            () = looking => {}
+        }
+    });
+    timely.await.unwrap();
+    assert!(world.home.keys.export(&key).await.is_err());
+}
+
+#[tokio::test]
+async fn a_certificate_whose_order_never_ends_can_be_deleted() {
+    let world = World::new().await;
+    let (engine, ca) = with_scripts(&world).await;
+    ca.script_next([certctl_core::testkit::issuer::Script::Down]);
+    let web =
+        engine.ensure(&admin(), CertificateSpec::new("web").dns("web.test").issuer("slow")).await.unwrap();
+    assert_eq!(web.status, CertificateStatus::Pending);
+    engine.delete_certificate(&admin(), "web", None).await.unwrap();
+    assert_kind(engine.certificate("web").await, ErrorKind::NotFound);
+    for job in engine.jobs(&web.id).await.unwrap() {
+        assert!(job.state.is_finished() || &*job.kind == "forget", "{job:#?}");
+    }
+}
+
+/// An engine with another CA, whose script is at hand.
+async fn with_scripts(world: &World) -> (Engine, Arc<ScriptedIssuer>) {
+    let capabilities = certctl_core::IssuerCapabilities::all(certctl_core::Recovery::Idempotent);
+    let ca = ScriptedIssuer::new(world.clock.now(), capabilities).await;
+    let issuer: Arc<dyn certctl_core::Issuer> = ca.clone();
+    let builder = Engine::builder(world.home.clone()).clock(Arc::new(world.clock.clone()));
+    (builder.issuer("slow", issuer).build().await.unwrap(), ca)
+}
