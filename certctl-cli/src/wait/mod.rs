@@ -47,7 +47,7 @@ pub async fn wait(
     let mut follow = Follow::new(client, Story::new(&name, &issuer));
     let mut jobs: Vec<String> = started.jobs.iter().map(ToString::to_string).collect();
     let clock = session.clock.clone();
-    let over = clock.pause(timeout.as_duration());
+    let over = clock.sleep_until(clock.now() + timeout.as_duration());
     tokio::pin!(over);
     loop {
         for job in &jobs {
@@ -92,7 +92,7 @@ pub async fn watch(
     let clock = session.clock.clone();
     let ended = tokio::select! {
         ended = follow.run(session) => ended?,
-        () = clock.pause(timeout.as_duration()) => {
+        () = clock.sleep_until(clock.now() + timeout.as_duration()) => {
             return Err(timed_out(timeout, &follow.unfinished(), &about));
         }
     };

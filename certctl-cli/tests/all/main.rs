@@ -3,4 +3,7 @@
 #![allow(clippy::unwrap_used)] // Not only in functions that are tests.
 
 mod arguments;
+mod scripted;
 mod shell;
+mod things;
+mod waiting;
