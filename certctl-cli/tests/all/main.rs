@@ -5,5 +5,6 @@
 mod arguments;
 mod scripted;
 mod shell;
+mod showing;
 mod things;
 mod waiting;
