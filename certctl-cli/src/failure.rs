@@ -50,8 +50,10 @@ impl Failure {
             many => vec![format!("error: {}", self.heading(&format!("{} fields are", many.len())))],
         };
         for violation in violations {
-            let pointer = if violation.pointer.is_empty() { "/" } else { &violation.pointer };
-            let text = format!("{pointer}: {}; {}", violation.message, violation.remedy);
+            // What is wrong with the whole has no place of its own.
+            let at =
+                if violation.pointer.is_empty() { String::new() } else { format!("{}: ", violation.pointer) };
+            let text = format!("{at}{}; {}", violation.message, violation.remedy);
             lines.extend(wrap(&format!("  {}", printable(&text)), WIDTH, "      "));
         }
         if let Some(cause) = innermost(&self.error) {

@@ -15,6 +15,12 @@ pub struct Field {
     pub meaning: String,
 }
 
+/// What a description says to people who write no programs: without examples of code, and without marks for links.
+pub(crate) fn prose(description: &str) -> String {
+    let text: String = description.split("```").step_by(2).collect();
+    text.replace("[`", "`").replace("`]", "`").trim_end().to_owned()
+}
+
 /// How deep objects within objects are shown.
 const DEPTH: usize = 3;
 
@@ -54,7 +60,7 @@ fn collect(root: &Value, schema: &Value, prefix: &str, depth: usize, found: &mut
             default: match default {
                 _ if required.contains(&name.as_str()) => "required".to_owned(),
                 Some(Value::String(text)) if !text.is_empty() => text.clone(),
-                Some(Value::Object(_)) | None => "-".to_owned(),
+                Some(Value::Object(_) | Value::String(_)) | None => "-".to_owned(),
                 Some(other) => other.to_string(),
             },
             meaning: meaning(root, property),
@@ -121,7 +127,7 @@ fn kind(root: &Value, schema: &Value) -> String {
 fn meaning(root: &Value, property: &Value) -> String {
     let own = property.get("description").or_else(|| resolve(root, property).get("description"));
     let text = own.and_then(Value::as_str).unwrap_or_default();
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    prose(text).split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// The objects that may be in a field: itself, one of its alternatives, or a list's items.

@@ -4,7 +4,7 @@ use certctl_client::types::{ConnectorFamily, ConnectorKind, List};
 use certctl_core::{Error, Result};
 use clap::{Args, Subcommand, ValueEnum};
 
-use crate::{Fields, Session, Table, fields, text::wrap};
+use crate::{Fields, Session, Table, fields, schema::prose, text::wrap};
 
 /// What to do with kinds of connectors.
 #[derive(Debug, Subcommand)]
@@ -54,7 +54,9 @@ pub(super) async fn run(command: ConnectorsCommand, session: &mut Session<'_>) -
             known.retain(|kind| list.family.is_none_or(|family| kind.family == family.into()));
             let list = List { data: known, next_cursor: None };
             session.show_list(&list, &["FAMILY", "KIND", "ALSO CALLED", "WHAT IT IS"], |kind| {
-                let what = kind.description.as_deref().unwrap_or_default();
+                let what = prose(kind.description.as_deref().unwrap_or_default());
+                // The first paragraph says what it is; `describe` has the rest.
+                let what = what.split("\n\n").next().unwrap_or_default();
                 [
                     kind.family.as_str().to_owned(),
                     kind.kind.clone(),
@@ -95,7 +97,7 @@ fn describe(kind: &ConnectorKind, session: &mut Session<'_>) -> Result<()> {
         text.push_str(&format!("also called: {}\n", kind.aliases.join(", ")));
     }
     if let Some(description) = &kind.description {
-        text.push_str(&format!("\n{}\n", wrap(description, width, "").join("\n")));
+        text.push_str(&format!("\n{}\n", wrap(&prose(description), width, "").join("\n")));
     }
     let fields = kind.schema.as_ref().map(fields).unwrap_or_default();
     if fields.is_empty() {

@@ -225,7 +225,7 @@ fn open_jobs_are_asked_for_as_such() {
 #[test]
 fn a_connector_is_described_by_the_fields_of_its_configuration() {
     let kinds = [
-        json!({ "family": "target", "kind": "nginx", "aliases": ["NGINX"], "description": "Files for nginx." }),
+        json!({ "family": "target", "kind": "nginx", "aliases": ["NGINX"], "description": "Files for [`nginx`].\n\n```\nlet code = 1;\n```\n" }),
     ];
     let mut one = kinds[0].clone();
     one["schema"] = json!({
@@ -244,7 +244,7 @@ fn a_connector_is_described_by_the_fields_of_its_configuration() {
     ok(&ran);
     assert_eq!(
         ran.out,
-        "nginx (target)\nalso called: NGINX\n\nFiles for nginx.\n\n\
+        "nginx (target)\nalso called: NGINX\n\nFiles for `nginx`.\n\n\
          FIELD           TYPE     DEFAULT          MEANING\n\
          cert_path       text     required         Where the chain goes.\n\
          owner           object   -                Whose.\n\
