@@ -15,12 +15,12 @@ use certctl_core::{
 };
 
 use super::{
-    answer::{Json, Pem, Reply, json},
-    call::Call,
+    answer::{Json, Nothing, Pem, Reply, json},
+    call::{Call, Condition},
     jobs,
     names::Names,
     page,
-    route::{Route, get, post, put},
+    route::{Route, delete, get, post, put},
     stored::{Identity, aim, known, taken},
 };
 
@@ -42,6 +42,12 @@ pub(super) fn routes() -> Vec<Route> {
         put("/certificates/{id}", "putCertificate", "Changes a certificate, or makes it.")
             .body::<CertificateSpec>()
             .to(replace),
+        delete(
+            "/certificates/{id}",
+            "deleteCertificate",
+            "Forgets a certificate and destroys its keys. What is deployed stays where it is.",
+        )
+        .to(remove),
         get(
             "/certificates/{id}/versions",
             "listVersions",
@@ -191,6 +197,15 @@ async fn versions(call: Call, filter: NamedFilter, (): ()) -> Result<Reply<Json<
         view
     });
     Ok(json(page::list(views.collect(), next.as_ref())?))
+}
+
+async fn remove(call: Call, (): (), (): ()) -> Result<Reply<Nothing>> {
+    let expected = match call.condition() {
+        Condition::Revision(revision) => Some(revision),
+        Condition::None | Condition::Any => None,
+    };
+    call.engine().delete_certificate(call.actor()?, call.id()?, expected).await?;
+    Ok(Reply::new(Nothing))
 }
 
 async fn renew(call: Call, (): (), request: RenewRequest) -> Result<Reply<Json<Started>>> {

@@ -5,7 +5,9 @@
 
 mod agents;
 mod lists;
+mod openapi;
 mod refusals;
 mod revisions;
 mod running;
+mod settings;
 mod start;

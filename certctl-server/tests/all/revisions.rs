@@ -112,3 +112,18 @@ async fn the_path_and_the_body_mean_the_same() {
     assert!(viewer.issuer("acme").await.is_ok());
     server.stop().await;
 }
+
+#[tokio::test]
+async fn a_certificate_that_is_deleted_is_gone_and_what_it_deployed_stays() {
+    let server = Running::start().await;
+    server.certificate("web").await;
+    let client = server.client();
+    let revision = client.certificate("web").await.unwrap().revision;
+    let error = client.delete_certificate("web", Some(revision + 1)).await.unwrap_err();
+    assert_eq!(error.context_value("reason"), Some("version"), "{error:?}");
+    client.delete_certificate("web", Some(revision)).await.unwrap();
+    assert_eq!(client.certificate("web").await.unwrap_err().kind(), certctl_core::ErrorKind::NotFound);
+    assert!(server.file("web").join("cert.pem").exists());
+    client.delete_target("web", None).await.unwrap();
+    server.stop().await;
+}
