@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use certctl_connectors::{stores::SqliteStore, targets::resolver_target};
+use certctl_connectors::{
+    stores::{SqliteMemory, SqliteStore},
+    targets::resolver_target,
+};
 use certctl_core::{
     Actor, CertificateSpec, Clock, Engine, Error, ErrorKind, Home, IntoHome, IssuerSpec, Result, SystemClock,
     TlsResolver, connectors::Connectors, records::CertificateStatus, tls::TlsListener,
@@ -16,6 +19,9 @@ use crate::{Config, api, app::App, first_start, issuers, listen};
 pub const LOCAL_ISSUER: &str = "iss-local";
 /// The name of the server's own certificate, and of the target that it goes to.
 pub const OWN: &str = "certctl-server";
+
+/// A page of a list is some hundred KiB: a server that is idle most of the time keeps little.
+const MEMORY: SqliteMemory = SqliteMemory { cache_kib: 2_048, mapped: 0 };
 
 /// A server that listens. Nothing is answered before [`Server::run`].
 #[derive(Debug)]
@@ -189,10 +195,10 @@ async fn home(config: &Config, connectors: Option<Connectors>) -> Result<Home> {
     let beside = config.data_dir.join("certctl.db");
     let mut home = match &config.database {
         Some(file) => {
-            let store = SqliteStore::open(file).await?;
+            let store = SqliteStore::open_with(file, MEMORY).await?;
             certctl_connectors::home_in(&config.data_dir, store)?
         }
-        None => SqliteStore::open(beside).await?.into_home()?,
+        None => SqliteStore::open_with(beside, MEMORY).await?.into_home()?,
     };
     if let Some(connectors) = connectors {
         home.connectors = connectors;

@@ -58,7 +58,9 @@ fn work(path: &Path, woken: &Receiver<()>) {
         // Waits for nobody, and nobody waits for it.
         let mut checkpoint = || match &mut connection {
             Some(connection) => passive(connection),
-            None => passive(connection.insert(super::connect(path)?)),
+            None => passive(
+                connection.insert(super::connect(path, super::SqliteMemory { cache_kib: 1_024, mapped: 0 })?),
+            ),
         };
         if let Err(e) = checkpoint() {
             // The writer does it itself when the log has become long.

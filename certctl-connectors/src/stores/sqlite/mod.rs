@@ -64,6 +64,22 @@ struct Inner {
 /// The kinds that were opened, by the name of their table.
 type Tables = Arc<RwLock<HashMap<&'static str, Arc<Table>>>>;
 
+/// How much memory a store may use for what it has read. Public fields and `Default` are the builder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SqliteMemory {
+    /// Of each of its six connections, in KiB.
+    pub cache_kib: u32,
+    /// How much of the file is read without copying it, in octets: shared with the operating system's cache.
+    pub mapped: u64,
+}
+
+impl Default for SqliteMemory {
+    /// 64 MiB, and a gibibyte: for a program that works through a million records.
+    fn default() -> Self {
+        Self { cache_kib: 65_536, mapped: 1 << 30 }
+    }
+}
+
 impl SqliteStore {
     /// Opens or creates the file, for its owner alone (0600), and the directories above it (0700). What is there
     /// already keeps its mode.
@@ -72,11 +88,19 @@ impl SqliteStore {
     /// `Precondition` if the file can't be opened or created, is not a SQLite database, is damaged, or was made by a
     /// newer program; `Unavailable` if another process keeps it locked, or the disk is full or broken.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::open_with(path, SqliteMemory::default()).await
+    }
+
+    /// The same with other limits of memory.
+    ///
+    /// # Errors
+    /// As for [`SqliteStore::open`].
+    pub async fn open_with(path: impl AsRef<Path>, memory: SqliteMemory) -> Result<Self> {
         let path = path.as_ref();
         let path = std::path::absolute(path).map_err(|e| unusable(path, "can't be opened", e))?;
         let tables = Tables::default();
-        let writer = Writer::start(path.clone(), Arc::clone(&tables)).await?;
-        let readers = Readers::start(&path)?;
+        let writer = Writer::start(path.clone(), Arc::clone(&tables), memory).await?;
+        let readers = Readers::start(&path, memory)?;
         Ok(Self { inner: Arc::new(Inner { path, tables, readers, writer }) })
     }
 
@@ -159,13 +183,13 @@ fn create(path: &Path) -> Result<()> {
     made.map(drop).map_err(|e| unusable(path, "can't be created", e))
 }
 
-fn connect(path: &Path) -> rusqlite::Result<Connection> {
+fn connect(path: &Path, memory: SqliteMemory) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY)?;
     connection.set_prepared_statement_cache_capacity(256);
     connection.pragma_update(None, "temp_store", "MEMORY")?;
-    connection.pragma_update(None, "cache_size", -65_536)?;
+    connection.pragma_update(None, "cache_size", -i64::from(memory.cache_kib))?;
     Ok(connection)
 }
 

@@ -19,6 +19,7 @@ use rusqlite::{Connection, OptionalExtension, params_from_iter};
 use tokio::sync::oneshot;
 
 use super::{
+    SqliteMemory,
     error::error,
     sql::{self, Statement, Table},
     values::{self, Param},
@@ -27,8 +28,6 @@ use super::{
 const THREADS: usize = 4;
 /// How many jobs share one look at the database.
 const TOGETHER: usize = 8;
-/// How much of the file is read without copying it.
-const MAPPED: i64 = 1 << 30;
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
@@ -39,12 +38,14 @@ pub(super) struct Readers {
 }
 
 impl Readers {
-    pub(super) fn start(path: &Path) -> Result<Self> {
+    pub(super) fn start(path: &Path, memory: SqliteMemory) -> Result<Self> {
         let (jobs, queue) = channel();
         let queue = Arc::new(Mutex::new(queue));
         let threads = (0..THREADS).map(|n| {
             let (path, queue) = (path.to_owned(), Arc::clone(&queue));
-            std::thread::Builder::new().name(format!("sqlite-reader-{n}")).spawn(move || work(&path, &queue))
+            std::thread::Builder::new()
+                .name(format!("sqlite-reader-{n}"))
+                .spawn(move || work(&path, memory, &queue))
         });
         let threads = threads.collect::<std::io::Result<_>>();
         let threads = threads.map_err(|e| Error::unavailable("no thread can be started").with_source(e))?;
@@ -82,7 +83,7 @@ impl fmt::Debug for Readers {
     }
 }
 
-fn work(path: &Path, queue: &Mutex<Receiver<Job>>) {
+fn work(path: &Path, memory: SqliteMemory, queue: &Mutex<Receiver<Job>>) {
     let mut connection = None;
     let mut jobs = Vec::new();
     loop {
@@ -96,7 +97,7 @@ fn work(path: &Path, queue: &Mutex<Receiver<Job>>) {
         }
         if connection.is_none() {
             connection =
-                connect(path).inspect_err(|e| tracing::warn!("opening {}: {e}", path.display())).ok();
+                connect(path, memory).inspect_err(|e| tracing::warn!("opening {}: {e}", path.display())).ok();
         }
         let Some(connection) = &mut connection else {
             // Without a connection the jobs are dropped, and so their callers get to know.
@@ -114,10 +115,10 @@ fn work(path: &Path, queue: &Mutex<Receiver<Job>>) {
     }
 }
 
-fn connect(path: &Path) -> rusqlite::Result<Connection> {
-    let connection = super::connect(path)?;
+fn connect(path: &Path, memory: SqliteMemory) -> rusqlite::Result<Connection> {
+    let connection = super::connect(path, memory)?;
     connection.pragma_update(None, "query_only", true)?;
-    connection.query_row(&format!("PRAGMA mmap_size = {MAPPED}"), [], |_| Ok(())).optional()?;
+    connection.query_row(&format!("PRAGMA mmap_size = {}", memory.mapped), [], |_| Ok(())).optional()?;
     Ok(connection)
 }
 

@@ -19,7 +19,7 @@ use rusqlite::{CachedStatement, Connection, ErrorCode, OptionalExtension, params
 use tokio::sync::oneshot;
 
 use super::{
-    Tables,
+    SqliteMemory, Tables,
     checkpoint::Checkpoints,
     error::{commit_error, error, is_unique},
     lease, schema,
@@ -61,11 +61,11 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) async fn start(path: PathBuf, tables: Tables) -> Result<Self> {
+    pub(super) async fn start(path: PathBuf, tables: Tables, memory: SqliteMemory) -> Result<Self> {
         let (jobs, queue) = channel();
         let (ready, started) = oneshot::channel();
         let thread = std::thread::Builder::new().name("sqlite-writer".to_owned()).spawn(move || {
-            let begun = connect(&path).and_then(|connection| {
+            let begun = connect(&path, memory).and_then(|connection| {
                 let checkpoints = Checkpoints::start(&path)?;
                 Ok(Thread { checkpoints, connection, tables })
             });
@@ -109,10 +109,10 @@ fn ended() -> Error {
     Error::internal("the writer of the database has ended")
 }
 
-fn connect(path: &Path) -> Result<Connection> {
+fn connect(path: &Path, memory: SqliteMemory) -> Result<Connection> {
     let failed = |e| error(e, &format!("opening {}", path.display()));
     super::create(path)?;
-    let connection = super::connect(path).map_err(failed)?;
+    let connection = super::connect(path, memory).map_err(failed)?;
     write_ahead(&connection).map_err(failed)?;
     connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
     connection.pragma_update(None, "wal_autocheckpoint", LONG_LOG).map_err(failed)?;
