@@ -179,6 +179,7 @@ impl EngineBuilder {
                 at_once: self.at_once,
                 latest: AtomicI64::new(i64::MIN),
                 wake: watch::channel(0).0,
+                wake_agents: watch::channel(0).0,
                 ending: AtomicBool::new(false),
                 events: broadcast::channel(4096).0,
                 running: Mutex::new(HashMap::new()),

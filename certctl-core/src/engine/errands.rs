@@ -1,6 +1,8 @@
 //! What an agent is asked for besides deploying: a request for a certificate, the end of a key, a dry run. One job each; its
 //! step holds what is asked, and then the answer.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -249,9 +251,11 @@ async fn failed(engine: &Inner, mut held: Held, error: &ErrorReport) -> Result<(
     }
 }
 
+/// How old the last sign of life of an agent may be that is there: they are written down once a minute.
+const PRESENT: Duration = Duration::from_secs(150);
+
 /// Says of a certificate that waits for an agent which one that is, once.
-pub(super) async fn note_absence(engine: &Inner, job: &Job) -> Result<()> {
-    let Some(agent) = &job.place.agent else { return Ok(()) };
+pub(super) async fn note_absence(engine: &Inner, agent: &Agent, job: &Job) -> Result<()> {
     if !matches!(&*job.kind, csr::KIND | deploy::KIND) {
         return Ok(());
     }
@@ -262,9 +266,15 @@ pub(super) async fn note_absence(engine: &Inner, job: &Job) -> Result<()> {
     if !waits || certificate.reason.is_some() {
         return Ok(());
     }
-    let error = absent(engine, agent).await?;
+    let served = agent.revoked.is_none() && agent.clash.is_none();
+    let presence = sessions::presence(engine, &agent.id).await?;
+    if served && presence.is_some_and(|presence| presence.now.last_seen + PRESENT > engine.clock.now()) {
+        // It is there: it is at it, or will be.
+        return Ok(());
+    }
+    let error = absent(engine, &agent.id).await?;
     certificate.reason = Some(error.report());
-    let event = deploy::event_about(engine, job, "certificate.waits").with("agent", agent.as_str());
+    let event = deploy::event_about(engine, job, "certificate.waits").with("agent", agent.id.as_str());
     match engine.commit(Change::new(event).update(&certificate)?).await {
         Err(e) if e.kind() != ErrorKind::Conflict => Err(e),
         _ => Ok(()),

@@ -98,6 +98,8 @@ pub(crate) struct Inner {
     /// set back.
     latest: AtomicI64,
     wake: channel::Sender<u64>,
+    /// As `wake`, for those that wait for agents' work: there may be many of them.
+    wake_agents: channel::Sender<u64>,
     /// Whether the job loop of this process shall end.
     ending: AtomicBool,
     events: broadcast::Sender<crate::records::AuditEvent>,
@@ -128,12 +130,16 @@ impl Inner {
     pub(crate) async fn commit(&self, change: Change) -> Result<Vec<u64>> {
         let events = if self.events.receiver_count() > 0 { change.events().to_vec() } else { Vec::new() };
         self.latest.fetch_max(self.clock.now().as_millis(), Ordering::Relaxed);
+        let for_agents = remote::is_for_agents(&change);
         let versions = self.store.commit(change).await?;
         for event in events {
             // Nobody listening is fine.
             let _ = self.events.send(event);
         }
         self.wake();
+        if for_agents {
+            self.wake_agents.send_modify(|count| *count = count.wrapping_add(1));
+        }
         Ok(versions)
     }
 
@@ -160,6 +166,11 @@ impl Inner {
     /// Changes whenever something was committed here.
     pub(crate) fn changes(&self) -> channel::Receiver<u64> {
         self.wake.subscribe()
+    }
+
+    /// Changes whenever a job of an agent was committed here.
+    pub(crate) fn changes_for_agents(&self) -> channel::Receiver<u64> {
+        self.wake_agents.subscribe()
     }
 
     /// What [`Inner::ask_to_stop`] reaches until [`Inner::end`].

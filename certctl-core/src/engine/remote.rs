@@ -13,10 +13,10 @@ use crate::{
         run::LEASE,
         sessions::is_still_served,
     },
-    records::{Certificate, Job, TargetRecord},
+    records::{Agent, Certificate, Job, Place, TargetRecord},
     store::{
-        ColumnValue, Direction, Filter, Lease, LeaseRequest, LeaseWhat, Query, Record, Select, StoreExt,
-        Stored, Test,
+        Change, ColumnValue, Direction, Filter, Lease, LeaseRequest, LeaseWhat, Query, Record, Select,
+        StoreExt, Stored, Test,
     },
     worker::{
         AssignedJob, Assignment, DeployReport, DeployWork, JobToken, Outcome, Reported, Work, WorkReport,
@@ -45,7 +45,7 @@ impl Engine {
         until: Timestamp,
     ) -> Result<Vec<Assignment>> {
         let inner = &*self.inner;
-        let mut changes = inner.changes();
+        let mut changes = inner.changes_for_agents();
         loop {
             changes.mark_unchanged();
             let given = hand_out(inner, session, limit.min(MOST)).await?;
@@ -330,21 +330,38 @@ const PAGE: usize = 500;
 /// Ends the jobs that were asked to stop and that nobody holds any more, and says of the certificates that wait for an agent
 /// which one that is.
 pub(super) async fn sweep(engine: &Inner) -> Result<()> {
-    let now = engine.clock.now();
-    let query = Query::of::<Job>()
-        .filter("place", Test::NotEqual, ColumnValue::from(crate::records::Place::HERE))
-        .filter("due", Test::AtMost, now - OVERDUE)
-        .order("due", Direction::Ascending)
-        .limit(PAGE);
-    let (overdue, _) = engine.store.list::<Job>(query).await?;
-    for job in overdue {
-        if job.cancel {
-            end_unheld(engine, &job.id).await?;
-        } else {
-            errands::note_absence(engine, &job).await?;
+    let mut agents = Query::of::<Agent>().limit(PAGE);
+    loop {
+        let (page, next) = engine.store.list::<Agent>(agents.clone()).await?;
+        for agent in page {
+            let overdue = Query::of::<Job>()
+                .filter("place", Test::Equal, &agent.id)
+                .filter("due", Test::AtMost, engine.clock.now() - OVERDUE)
+                .order("due", Direction::Ascending)
+                .limit(PAGE);
+            for job in engine.store.list::<Job>(overdue).await?.0 {
+                if job.cancel {
+                    end_unheld(engine, &job.id).await?;
+                } else {
+                    errands::note_absence(engine, &agent, &job).await?;
+                }
+            }
+        }
+        match next {
+            Some(cursor) => agents = agents.after(Some(cursor)),
+            None => return Ok(()),
         }
     }
-    Ok(())
+}
+
+/// Whether a change writes a job that an agent may be waiting for.
+pub(super) fn is_for_agents(change: &Change) -> bool {
+    let Some(place) = Job::KIND.column("place") else { return false };
+    let here = ColumnValue::from(Place::HERE);
+    change.writes().iter().any(|write| {
+        let columns = write.row.as_ref().filter(|_| write.kind.table == Job::KIND.table);
+        columns.is_some_and(|(columns, _)| columns.get(place).is_some_and(|place| *place != here))
+    })
 }
 
 /// Ends the agents' jobs of a certificate that were asked to stop and that nobody holds.

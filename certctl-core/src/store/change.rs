@@ -110,6 +110,11 @@ impl Change {
         &self.events
     }
 
+    /// What is written, but for the events.
+    pub(crate) fn writes(&self) -> &[Write] {
+        &self.writes
+    }
+
     /// For stores: the parts. The events' rows are the last writes.
     ///
     /// # Errors

@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use certctl::{
-    ErrorKind, Id, KeyAlgorithm, Keys, TargetSpec,
-    engine::{PlaceSpec, RevokeOptions},
+    ErrorKind, Id, KeyAlgorithm, Keys, PrivateKey, RecipientKey, TargetSpec,
+    engine::{AgentKeys, PlaceSpec, RevokeOptions, SessionRequest},
     records::{CertificateStatus, DeploymentState, Holder, Job, JobState, Placement, TargetRecord},
     store::{Query, StoreExt, Stored},
     worker::{Assignment, JobToken, Outcome, Reported, Work, WorkReport, WorkResult},
@@ -739,4 +739,80 @@ async fn an_agent_looks_at_a_target_when_it_is_stored() {
     for job in engine.store().list::<Job>(Query::of::<Job>()).await.unwrap().0 {
         assert!(job.state.is_finished(), "{job:#?}");
     }
+}
+
+/// What reloads together is handed out together; a report about all of it moves each of its jobs.
+#[tokio::test]
+async fn a_unit_is_one_assignment() {
+    let yard = Yard::new().await;
+    let engine = yard.engine().await;
+    let machine = yard.agent(&engine, "one").await;
+    machine.files.on_run(|_, _| Some(Ok(certctl::host::Output { code: Some(0), text: String::new() })));
+    for name in ["a", "b"] {
+        let config = json!({ "cert_path": machine.cert(name), "key_path": format!("/tls/{name}.key") });
+        let place = PlaceSpec { agent: Some("one".into()), host: None };
+        let probe = certctl::records::Probe { endpoints: Some(Vec::new()), ..Default::default() };
+        let target = TargetSpec { place, probe: Some(probe), ..TargetSpec::new(name, "nginx", config) };
+        engine.put_target(&me(), target).await.unwrap();
+    }
+    let process = machine.start().await;
+    process.drain(&engine).await.unwrap();
+    let _ = engine.want(&me(), spec(&["a", "b"])).await.unwrap();
+    step(&engine).await;
+    process.drain(&engine).await.unwrap();
+    step(&engine).await;
+    let given = process.lease_one(&engine).await;
+    assert_eq!(given.jobs.len(), 2, "{given:#?}");
+    let outcome = process.execute(given.work.clone()).await;
+    // The lease on one of them is lost on the way: the other's report counts all the same, and the fact about both.
+    let [first, second] = [&given.jobs[0], &given.jobs[1]];
+    let stale = JobToken { token: second.token + 1, ..second.token() };
+    let result = WorkResult { jobs: vec![first.token(), stale], outcome: outcome.clone() };
+    assert_eq!(process.report(&engine, &result).await.unwrap(), Reported::Recorded);
+    let open: Vec<_> = jobs(&engine)
+        .await
+        .into_iter()
+        .filter(|job| &*job.kind == "deploy" && !job.state.is_finished())
+        .collect();
+    assert_eq!(open.iter().map(|job| &job.id).collect::<Vec<_>>(), [&second.id]);
+    assert!(deployments(&engine).await.iter().all(|deployment| deployment.current.is_some()));
+    let result = WorkResult { jobs: tokens(&given), outcome };
+    assert_eq!(process.report(&engine, &result).await.unwrap(), Reported::Recorded);
+    assert_active(&step(&engine).await);
+    assert_no_open_job(&engine).await;
+}
+
+/// An agent that is there and takes its time is not said to be away; one that is gone is, with the time when it was seen.
+#[tokio::test]
+async fn an_agent_that_takes_its_time_is_not_away() {
+    let yard = Yard::new().await;
+    let engine = yard.engine().await;
+    let machine = yard.agent(&engine, "one").await;
+    let signer = PrivateKey::generate(KeyAlgorithm::EcdsaP256).unwrap();
+    let (_, token, _) = engine.create_enroll_token(&me(), "one", None).await.unwrap();
+    let key = RecipientKey::generate().unwrap();
+    let keys = AgentKeys::sign(&token, &signer, key.recipient()).await.unwrap();
+    engine.enroll(&token, &keys).await.unwrap();
+    let process = machine.start().await;
+    let request = SessionRequest::new("one", process.session.instance.clone());
+    let request = request.sign(&engine.session_challenge(), &signer).await.unwrap();
+    engine.open_session(&request, None).await.unwrap();
+    machine.target(&engine, "a").await;
+    let process = machine.start().await;
+    let _ = engine.want(&me(), spec(&["a"])).await.unwrap();
+    step(&engine).await;
+    let given = process.lease_one(&engine).await;
+    let reason = async || engine.certificate("web").await.unwrap().reason.clone();
+
+    let running = crate::world::Running::start(&engine);
+    yard.clock.advance(Duration::from_secs(40));
+    assert_eq!(engine.extend_work(&process.session, &tokens(&given)).await.unwrap().len(), 1);
+    yard.clock.advance(Duration::from_secs(45));
+    yard.clock.asleep().await;
+    assert_eq!(reason().await, None);
+    yard.clock.advance(Duration::from_secs(120));
+    crate::world::eventually(&engine, "the reason", async || reason().await.is_some()).await;
+    running.stop().await;
+    let message = reason().await.unwrap().message;
+    assert!(message.contains("the agent one: it was seen last at 2027-01-15T12:00:00Z"), "{message}");
 }
