@@ -1,4 +1,4 @@
-//! What `make run` starts: the example `embedded`, as a newcomer meets it.
+//! What `make run` starts, as a newcomer meets it: the example `demo` of the server; and the library's own, `embedded`.
 
 use std::{
     io::{BufRead, BufReader},
@@ -10,23 +10,29 @@ use certctl::{Chain, Fingerprint};
 
 use crate::world::World;
 
-/// The example's process; ended when dropped.
+/// An example's process; ended when dropped.
 struct Demo {
     child: Child,
     lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
 }
 
 impl Demo {
-    fn start(data: &Path) -> Self {
+    fn start(example: &str, data: &Path) -> Self {
         // Examples are built beside the tests.
-        let program =
-            std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("examples/embedded");
+        let program = std::env::current_exe()
+            .unwrap()
+            .parent()
+            .unwrap()
+            .parent()
+            .unwrap()
+            .join("examples")
+            .join(example);
         let mut child = Command::new(program)
             .env("CERTCTL_DATA_DIR", data)
             .env("CERTCTL_LISTEN", "127.0.0.1:0")
             .stdout(Stdio::piped())
             .spawn()
-            .expect("the example embedded is built: cargo build --examples");
+            .expect("the examples are built: cargo build --workspace --examples");
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         Self { child, lines }
     }
@@ -62,9 +68,18 @@ impl Drop for Demo {
 
 #[test]
 fn the_demonstration_serves_what_it_prints_and_carries_on() {
+    serves_what_it_prints_and_carries_on("demo");
+}
+
+#[test]
+fn so_does_the_librarys_own() {
+    serves_what_it_prints_and_carries_on("embedded");
+}
+
+fn serves_what_it_prints_and_carries_on(example: &str) {
     let world = World::new();
     let data = world.path("data");
-    let mut first = Demo::start(&data);
+    let mut first = Demo::start(example, &data);
     let line = first.line("curl ");
     assert_eq!(line.split(' ').count(), 4, "no blanks or quotes in the path: {line}");
     let (root, leaf) = (fingerprint(data.join("ca.pem")), fingerprint(data.join("demo/web.crt")));
@@ -73,7 +88,7 @@ fn the_demonstration_serves_what_it_prints_and_carries_on() {
 
     // What an operator breaks meanwhile is mended, with the same certificate of the same CA.
     std::fs::remove_file(data.join("demo/web.key")).unwrap();
-    let mut second = Demo::start(&data);
+    let mut second = Demo::start(example, &data);
     let line = second.line("curl ");
     assert_eq!((root, leaf), (fingerprint(data.join("ca.pem")), fingerprint(data.join("demo/web.crt"))));
     curl(&line);

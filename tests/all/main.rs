@@ -41,6 +41,7 @@ mod readme;
 mod renewal;
 mod revoke;
 mod rig;
+mod served;
 mod server;
 mod stored;
 #[cfg(feature = "axum")]

@@ -427,17 +427,21 @@ fn facts(nginx: &Nginx) -> Vec<(String, u64, i64, i64, u32, u32, Vec<u8>)> {
     all
 }
 
-/// A client that trusts the engine's CA and nobody else, and checks names and dates as browsers do.
+/// A client that trusts one CA and nobody else, and checks names and dates as browsers do.
 #[derive(Clone)]
-struct Client {
+pub struct Client {
     tls: TlsConnector,
     endpoint: String,
 }
 
 impl Client {
     async fn new(engine: &Engine, nginx: &Nginx) -> Self {
+        Self::trusting(&engine.trust_anchors("local").await.unwrap(), nginx)
+    }
+
+    pub fn trusting(anchors: &[X509Certificate], nginx: &Nginx) -> Self {
         let mut roots = RootCertStore::empty();
-        for anchor in engine.trust_anchors("local").await.unwrap() {
+        for anchor in anchors {
             roots.add(CertificateDer::from(anchor.der().to_vec())).unwrap();
         }
         let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
@@ -449,7 +453,7 @@ impl Client {
     }
 
     /// One request over a connection of its own: the serial of the certificate that it was answered over.
-    async fn request(&self) -> SerialNumber {
+    pub async fn request(&self) -> SerialNumber {
         let tcp = TcpStream::connect(&self.endpoint).await.expect("somebody listens");
         let name = ServerName::try_from("web.test").unwrap();
         let mut stream = self.tls.connect(name, tcp).await.expect("the handshake succeeds");

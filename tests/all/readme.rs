@@ -20,7 +20,8 @@ fn the_makefile_has_every_target_that_is_named() {
 fn the_demonstration_is_the_example() {
     let recipe = MAKEFILE.lines().skip_while(|line| !line.starts_with("run: ")).nth(1).unwrap();
     let example = recipe.split("--example ").nth(1).unwrap().trim();
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("examples/{example}.rs"));
+    let package = recipe.split("-p ").nth(1).unwrap().split(' ').next().unwrap();
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(package).join(format!("examples/{example}.rs"));
     let source = std::fs::read_to_string(file).unwrap();
     for setting in ["CERTCTL_LISTEN", "CERTCTL_DATA_DIR"] {
         assert!(README.contains(setting) && source.contains(setting), "{setting}");
@@ -36,7 +37,8 @@ fn every_file_that_is_named_is_there() {
     let mut named = 0;
     for path in CONTRIBUTING.split('`').skip(1).step_by(2).filter(|code| is_path(code)) {
         named += 1;
-        let below = ["", "certctl-connectors/src", "certctl-connectors", "certctl-protocols/src"];
+        let below =
+            ["", "certctl-connectors/src", "certctl-connectors", "certctl-protocols/src", "certctl-server"];
         assert!(below.iter().any(|dir| root.join(dir).join(path).exists()), "CONTRIBUTING names {path}");
     }
     assert!(named > 15, "only {named} paths were found");

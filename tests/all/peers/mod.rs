@@ -13,7 +13,7 @@ pub mod tls;
 
 mod dns;
 mod http;
-mod process;
+pub mod process;
 
 // A bench has the servers as well, and no tests.
 #[allow(unused_imports)]
