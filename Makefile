@@ -3,14 +3,11 @@
 .DEFAULT_GOAL := help
 .PHONY: help run test peers lint docs bench
 
-# What the demonstration needs, and no more: the first start is a cold build.
-RUN_FEATURES := local-ca,files,sqlite
-
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 15
 
 run: ## build and start the demonstration; CERTCTL_LISTEN and CERTCTL_DATA_DIR say where
-	@exec cargo run --locked -p certctl --no-default-features --features $(RUN_FEATURES) --example embedded
+	@exec cargo run --locked -p certctl-server --example demo
 
 test: ## install what the tests need, then check and test everything
 	@exec scripts/test

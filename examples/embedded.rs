@@ -1,5 +1,5 @@
 //! A program that manages its own certificate: the local CA issues it, two files receive it, and a small TLS listener in
-//! this process serves it. `make run` starts this; Ctrl-C stops it, and the next start carries on.
+//! this process serves it. Ctrl-C stops it, and the next start carries on.
 //!
 //! `CERTCTL_LISTEN` (127.0.0.1:8443) and `CERTCTL_DATA_DIR` (./data) say where.
 
