@@ -1,6 +1,7 @@
 //! Issuers, targets, stores, hosts and key stores for certctl.
 //!
-//! Each connector is one file; [`ISSUERS`] and [`TARGETS`] have a row for each kind that is compiled in.
+//! Each connector is one file; [`ISSUERS`], [`TARGETS`], [`NOTIFIERS`] and [`SOLVERS`] have a row for each kind that is
+//! compiled in.
 
 #[cfg(feature = "dns")]
 pub mod dns;
@@ -13,13 +14,14 @@ pub mod hosts;
 pub mod issuers;
 #[cfg(feature = "local-host")]
 pub mod keys;
+pub mod notifiers;
 #[cfg(any(feature = "acme", feature = "dns"))]
 pub mod solvers;
 #[cfg(feature = "sqlite")]
 pub mod stores;
 pub mod targets;
 
-use certctl_core::connectors::{Connectors, IssuerKind, SolverKind, Tables, TargetKind};
+use certctl_core::connectors::{Connectors, IssuerKind, NotifierKind, SolverKind, Tables, TargetKind};
 
 #[cfg(feature = "sqlite")]
 pub use home::{ProcessSecrets, home_in};
@@ -38,6 +40,12 @@ pub static TARGETS: &[TargetKind] = &[
     TargetKind::of::<targets::Files>(),
     #[cfg(feature = "nginx")]
     TargetKind::of::<targets::Nginx>(),
+];
+
+/// The notifiers of this crate, one row a kind.
+pub static NOTIFIERS: &[NotifierKind] = &[
+    #[cfg(feature = "webhook")]
+    NotifierKind::of::<notifiers::Webhook>(),
 ];
 
 /// The solvers of this crate, one row a kind.
@@ -59,7 +67,7 @@ pub fn connectors() -> Connectors {
     Connectors::default().with(Tables {
         issuers: ISSUERS,
         targets: TARGETS,
+        notifiers: NOTIFIERS,
         solvers: SOLVERS,
-        ..Tables::default()
     })
 }

@@ -23,3 +23,5 @@ mod solvers;
 mod sqlite;
 #[cfg(all(feature = "local-host", feature = "nginx", feature = "files"))]
 mod targets;
+#[cfg(feature = "webhook")]
+mod webhook;
