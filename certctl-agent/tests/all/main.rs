@@ -13,4 +13,5 @@ mod fake;
 mod hostile;
 mod life;
 mod policy;
+mod served;
 mod settings;
