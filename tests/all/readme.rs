@@ -37,8 +37,14 @@ fn every_file_that_is_named_is_there() {
     let mut named = 0;
     for path in CONTRIBUTING.split('`').skip(1).step_by(2).filter(|code| is_path(code)) {
         named += 1;
-        let below =
-            ["", "certctl-connectors/src", "certctl-connectors", "certctl-protocols/src", "certctl-server"];
+        let below = [
+            "",
+            "certctl-connectors/src",
+            "certctl-connectors",
+            "certctl-protocols/src",
+            "certctl-server",
+            "certctl-cli",
+        ];
         assert!(below.iter().any(|dir| root.join(dir).join(path).exists()), "CONTRIBUTING names {path}");
     }
     assert!(named > 15, "only {named} paths were found");
