@@ -63,7 +63,8 @@ impl Server {
                 serving.requests.lock().unwrap().push(request);
                 let answer = serving.answers.lock().unwrap().pop_front().unwrap_or("204 No Content");
                 if !answer.is_empty() {
-                    let answer = format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+                    let answer =
+                        format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
                     let _ = stream.write_all(answer.as_bytes()).await;
                 }
             }
@@ -160,7 +161,11 @@ async fn an_answer_says_whether_to_try_again() {
         server.answer(answer);
         let before = server.requests().len();
         let error = server.notifier(Some("s3cret")).notify(&context(), &notification()).await.unwrap_err();
-        assert_eq!((error.kind(), error.retry(), error.effect()), (kind, retry, effect), "{answer}: {error:?}");
+        assert_eq!(
+            (error.kind(), error.retry(), error.effect()),
+            (kind, retry, effect),
+            "{answer}: {error:?}"
+        );
         assert_eq!(server.requests().len(), before + 1, "it follows nothing, and tries nothing twice");
         // A path may be as good as a password.
         assert!(!format!("{error:?} {error}").contains("t0ken"), "{error:?}");
@@ -178,7 +183,9 @@ async fn an_answer_says_whether_to_try_again() {
 fn an_address_is_https_or_here() {
     let connectors = certctl_connectors::connectors();
     let kind = connectors.notifier("Webhook").unwrap();
-    for good in ["https://hooks.example.com/x", "http://127.0.0.1:8080/", "http://[::1]/", "http://localhost/"] {
+    for good in
+        ["https://hooks.example.com/x", "http://127.0.0.1:8080/", "http://[::1]/", "http://localhost/"]
+    {
         kind.check(&json!({ "url": good })).unwrap();
     }
     for bad in [
