@@ -34,7 +34,7 @@ use certctl::{
     PrivateKey, Progress, RenewalWindow, Result, SubjectAltName, SystemClock,
     issuers::Acme,
     records::{Certificate, CertificateStatus, Job, TargetRecord, Version},
-    store::{Change, ColumnValue, MemoryStore, Query, Select, Store, Test},
+    store::{Change, ColumnValue, Query, Select, Store, Test},
     stores::SqliteStore,
 };
 use tokio::{sync::Mutex, task::JoinSet};
@@ -66,8 +66,8 @@ async fn main() {
     let store = SqliteStore::open(directory.path().join("certs.db")).await.unwrap();
     // "plain" asks for what instant-acme asks for: no renewal information, no replacing.
     let plain = Acme { ari_enabled: false, ..acme.clone() };
-    let issuers = Engine::builder(MemoryStore::default()).issuer("ca", acme).issuer("plain", plain);
-    let issuers = issuers.build().await.unwrap();
+    let beside = SqliteStore::open(directory.path().join("issuers/certs.db")).await.unwrap();
+    let issuers = Engine::builder(beside).issuer("ca", acme).issuer("plain", plain).build().await.unwrap();
     let gate = Arc::new(Mutex::new(()));
     let gated = async |name: &str| -> Arc<dyn Issuer> {
         let issuer = issuers.issuer(&Actor::process(), name).await.unwrap();
