@@ -1,7 +1,9 @@
 //! `certctl targets`.
 
-use certctl_client::types::Target;
-use certctl_core::{Result, TargetSpec, WriteMode, engine::PlaceSpec};
+use std::time::Duration;
+
+use certctl_client::{Client, types::Target};
+use certctl_core::{Error, Result, TargetSpec, WriteMode, engine::PlaceSpec};
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::{Delete, NamedList, One, config_text, nothing_to_change, or_dash};
@@ -104,7 +106,7 @@ pub(super) async fn run(command: TargetsCommand, session: &mut Session<'_>) -> R
                 write: new.write.into(),
                 ..TargetSpec::new(new.name, new.kind, config)
             };
-            session.show(&client.create_target(&spec).await?, fields)
+            session.show(&create(session, &client, &spec).await?, fields)
         }
         TargetsCommand::Update(change) => {
             let mut spec = client.target(&change.name).await?.spec();
@@ -162,4 +164,21 @@ fn fields(target: &Target) -> Fields {
         .with("write", if target.write == WriteMode::Atomic { "atomic" } else { "in-place" })
         .maybe("checked", checked)
         .with("revision", target.revision)
+}
+
+/// Stores it. An agent that is not there yet is waited for a moment: a script makes its enrol token in the background, in the
+/// line that starts the agent, and goes on at once.
+async fn create(session: &Session<'_>, client: &Client, spec: &TargetSpec) -> Result<Target> {
+    const PAUSES: usize = 25;
+    const PAUSE: Duration = Duration::from_millis(200);
+    let no_agent = |e: &Error| {
+        e.violations().len() == 1 && e.violations().iter().all(|wrong| wrong.pointer == "/place/agent")
+    };
+    for _ in 0..PAUSES {
+        match client.create_target(spec).await {
+            Err(e) if spec.place.agent.is_some() && no_agent(&e) => session.clock.pause(PAUSE).await,
+            done => return done,
+        }
+    }
+    client.create_target(spec).await
 }
