@@ -33,7 +33,7 @@ const MAX: u64 = 64 << 10;
 pub struct StateDir {
     path: PathBuf,
     // Held as long as this is.
-    _lock: File,
+    lock: File,
 }
 
 /// Who an agent is, as the server said when it enrolled.
@@ -46,6 +46,14 @@ pub struct Identity {
     /// The server that it enrolled with, for people.
     #[serde(default)]
     pub server: String,
+}
+
+impl Drop for StateDir {
+    fn drop(&mut self) {
+        // Closing is not enough: a program that is being started at this moment holds a copy of the file until its `exec`,
+        // and the lock with it.
+        let _ = self.lock.unlock();
+    }
 }
 
 impl StateDir {
@@ -66,7 +74,7 @@ impl StateDir {
             .open(&lock)
             .map_err(|error| fault("open", &lock, error))?;
         match file.try_lock() {
-            Ok(()) => Ok(Self { path, _lock: file }),
+            Ok(()) => Ok(Self { path, lock: file }),
             Err(TryLockError::WouldBlock) => Err(Error::new(
                 ErrorKind::Precondition,
                 format!(
