@@ -779,6 +779,13 @@ async fn a_unit_is_one_assignment() {
     let result = WorkResult { jobs: tokens(&given), outcome };
     assert_eq!(process.report(&engine, &result).await.unwrap(), Reported::Recorded);
     assert_active(&step(&engine).await);
+    // Both at once.
+    yard.tick();
+    let _ = engine.renew(&me(), "web").await.unwrap();
+    assert_active(&settle(&engine, &[&process]).await);
+    let addresses: BTreeSet<_> =
+        deployments(&engine).await.iter().map(|deployment| deployment.address.clone()).collect();
+    assert_eq!(addresses.len(), 2, "each has its own report: {addresses:?}");
     assert_no_open_job(&engine).await;
 }
 
