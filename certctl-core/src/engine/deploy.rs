@@ -657,6 +657,8 @@ pub(super) async fn roll_up_with(
     let deployments: Vec<Stored<Deployment>> = engine.store.list_by("certificate", id.into()).await?;
     let as_written = deployments
         .iter()
+        // What is on its way out says nothing about what is wanted.
+        .filter(|stored| placements.iter().any(|placement| placement.id == stored.placement))
         .map(|stored| overlay.iter().copied().find(|d| d.id == stored.id).unwrap_or(stored));
     let status = plan::status(&placements, as_written.clone());
     let reason = match status {
