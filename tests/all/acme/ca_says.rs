@@ -288,6 +288,7 @@ async fn an_order_says_what_it_replaces_and_a_refusal_costs_no_order() {
         Answer::problem(409, "alreadyReplaced", "another order replaces it"),
         Answer::problem(400, "malformed", "the certificate is not known"),
         Answer::problem(403, "unauthorized", "it is another account's"),
+        Answer::problem(500, "serverInternal", "could not find an order for the given certificate"),
     ];
     for refusal in refusals {
         // The first order is the first certificate's.
@@ -298,6 +299,16 @@ async fn an_order_says_what_it_replaces_and_a_refusal_costs_no_order() {
         assert_eq!(life.server.replaced(), [None, None], "one order for each certificate");
         assert_eq!((life.server.count(Resource::NewOrder), life.server.wrong()), (3, Vec::new()));
     }
+
+    // One that fails after it has made the order is asked for it, and makes no other.
+    let fails =
+        Twist::after(|answer| *answer = Answer::problem(500, "serverInternal", "something went wrong"));
+    let life = Life::with(vec![(Resource::NewOrder, 1..2, fails)]).await;
+    life.succeeds().await;
+    let first = life.version().await;
+    assert_ne!(life.renew().await.id, first.id);
+    assert_eq!(life.server.replaced(), [None, id(&first)]);
+    assert_eq!((life.server.count(Resource::NewOrder), life.server.wrong()), (2, Vec::new()));
 
     // A server that leaves it out of its answer has made the order all the same.
     let silent = |resource: Resource| {

@@ -92,9 +92,15 @@ pub(super) async fn submit(client: &Client, cx: &Context, order: &Order) -> Resu
     let mut answer = client.post(cx, &directory.new_order, &request, By::Account(&account)).await;
     if let Err(e) = &answer
         && request.replaces.is_some()
-        && renewal::refuses_replacing(e)
+        && (renewal::refuses_replacing(e) || renewal::fails_at_replacing(e))
     {
-        // It was refused as a whole: nothing was ordered.
+        // What was refused was refused as a whole. What went wrong in the CA may have been ordered.
+        if e.effect() == Effect::Unknown
+            && let Some(found) =
+                recover(client, cx, order).await.map_err(|e| e.with_effect(Effect::Unknown))?
+        {
+            return Ok(found);
+        }
         tracing::warn!(error = %e, "the CA does not let the order replace its predecessor; ordering without");
         request.replaces = None;
         answer = client.post(cx, &directory.new_order, &request, By::Account(&account)).await;

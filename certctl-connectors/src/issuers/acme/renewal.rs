@@ -60,6 +60,13 @@ pub(super) fn refuses_replacing(error: &Error) -> bool {
         && KINDS.iter().any(|kind| problem.ends_with(kind))
 }
 
+/// Whether something went wrong inside of the CA, which may go wrong again and again because of what the order replaces: one
+/// that does not find its own certificate must not end renewals.
+pub(super) fn fails_at_replacing(error: &Error) -> bool {
+    let problem = error.context_value("problem").unwrap_or_default();
+    error.context_value("status") == Some("500") && problem.ends_with(":serverInternal")
+}
+
 /// Revokes; a certificate that is revoked already is fine.
 pub(super) async fn revoke(client: &Client, cx: &Context, revocation: &Revocation) -> Result<()> {
     let directory = client.directory(cx).await?;
