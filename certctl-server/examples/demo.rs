@@ -4,28 +4,23 @@
 //!
 //! `CERTCTL_LISTEN` (127.0.0.1:8443) and `CERTCTL_DATA_DIR` (./data) say where.
 
-use std::{
-    error::Error,
-    io,
-    net::{SocketAddr, TcpListener as Socket},
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+// What the examples share knows the library under this name.
+extern crate certctl_core as certctl;
+
+#[path = "../../examples/talk/mod.rs"]
+mod talk;
+#[path = "../../examples/web/mod.rs"]
+mod web;
+
+use std::{error::Error, path::PathBuf};
 
 use certctl_agent::Agent;
 use certctl_client::{Client, types::EnrollTokenRequest};
-use certctl_core::{
-    Bundle, CertificateSpec, Chain, PrivateKey, Secret, TargetSpec, TlsResolver,
-    engine::{Event, EventStream, PlaceSpec},
-    records::CertificateStatus,
-};
+use certctl_core::{CertificateSpec, Secret, TargetSpec, engine::PlaceSpec, records::CertificateStatus};
 use certctl_server::{Config, Server};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
-    sync::watch,
-};
-use tokio_rustls::LazyConfigAcceptor;
+use talk::{narrate, say, setting};
+use tokio::{net::TcpListener, sync::watch};
+use web::{listen, serve};
 
 /// The agent, the target and the certificate are called so.
 const AGENT: &str = "demo";
@@ -70,10 +65,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let agent = tokio::spawn(agent.run(until()));
 
     // The target: a server that reads two files.
-    let web = listen(None, 8444)?;
-    let address = web.local_addr()?;
+    let socket = listen(None, 8444)?;
+    let address = socket.local_addr()?;
     let (cert_path, key_path) = (demo.join("web.crt"), demo.join("web.key"));
-    tokio::spawn(serve(TcpListener::from_std(web)?, cert_path.clone(), key_path.clone()));
+    tokio::spawn(serve(TcpListener::from_std(socket)?, cert_path.clone(), key_path.clone()));
     let files = serde_json::json!({
         "cert_path": cert_path, "key_path": key_path, "probe": [address.to_string()],
     });
@@ -130,71 +125,4 @@ async fn follow(client: &Client, job: &str) -> certctl_core::Result<()> {
         }
         after = detail.progress;
     }
-}
-
-/// Where the setting says, else the default port, else a free one.
-fn listen(setting: Option<String>, port: u16) -> io::Result<Socket> {
-    let socket = match setting {
-        Some(address) => {
-            let explain = |e: &dyn Error| io::Error::other(format!("CERTCTL_LISTEN={address}: {e}"));
-            let parsed: SocketAddr = address.parse().map_err(|e| explain(&e))?;
-            Socket::bind(parsed).map_err(|e| explain(&e))?
-        }
-        None => Socket::bind(("127.0.0.1", port)).or_else(|_| Socket::bind("127.0.0.1:0"))?,
-    };
-    socket.set_nonblocking(true)?;
-    Ok(socket)
-}
-
-/// A server that reads its files for each connection: what nginx does at a reload.
-async fn serve(listener: TcpListener, cert: PathBuf, key: PathBuf) {
-    let resolver = Arc::new(TlsResolver::new());
-    let config = Arc::new(resolver.server_config());
-    while let Ok((stream, _)) = listener.accept().await {
-        if let Ok(bundle) = read(&cert, &key) {
-            let _ = resolver.install("web", &bundle);
-        }
-        let config = config.clone();
-        tokio::spawn(async move {
-            let accepted = LazyConfigAcceptor::new(Default::default(), stream).await?;
-            let mut stream = accepted.into_stream(config).await?;
-            let mut request = [0; 4096];
-            let _ = stream.read(&mut request).await?;
-            let body = "hello from certctl\n";
-            let head =
-                format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
-            stream.write_all(head.as_bytes()).await?;
-            stream.write_all(body.as_bytes()).await?;
-            stream.shutdown().await
-        });
-    }
-}
-
-fn read(cert: &Path, key: &Path) -> Result<Bundle, Box<dyn Error>> {
-    let chain = Chain::from_pem(&std::fs::read(cert)?)?;
-    let key = PrivateKey::from_pem(&Secret::new(std::fs::read(key)?))?;
-    Ok(Bundle { chain, key })
-}
-
-/// Prints each step as it is committed.
-async fn narrate(mut events: EventStream) {
-    while let Some(event) = events.next().await {
-        if let Event::Happened(event) = event {
-            let facts: Vec<String> = ["serial", "target", "not_after", "warnings", "error"]
-                .iter()
-                .filter_map(|key| Some(format!("{key} {}", event.details.get(*key)?.as_str()?)))
-                .collect();
-            say(&format!("  {}  {}", event.action, facts.join(", ")));
-        }
-    }
-}
-
-#[allow(clippy::disallowed_methods)] // A program reads its environment; the library does not.
-fn setting(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
-}
-
-#[allow(clippy::print_stdout)] // A program talks to its operator.
-fn say(line: &str) {
-    println!("{line}");
 }
