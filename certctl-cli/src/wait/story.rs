@@ -7,9 +7,9 @@ use certctl_core::{Error, ErrorKind, ErrorReport, Timestamp, records::JobState};
 
 use crate::{Exit, Failure};
 
-/// A try that is so far away is not waited for. The engine's first one comes after a minute, a quarter more or less, so that
-/// what failed together does not come back together.
-const FAR: Duration = Duration::from_secs(40);
+/// A try that is so far away is not waited for: the engine's first one comes after a minute or more, some of which has gone by
+/// when it is heard of.
+const FAR: Duration = Duration::from_secs(50);
 
 /// What was told of the jobs of one certificate, so that nothing is told twice.
 #[derive(Debug)]

@@ -151,9 +151,9 @@ pub enum AfterFailure {
 }
 
 /// Decides by the error and by how often the step has failed in a row, this time included. `spread`, between 0 and 1, is
-/// random: what failed together does not come back together.
+/// random: what failed together does not come back together. The pause is that of [`backoff`], up to a half more.
 pub fn after_failure(error: &ErrorReport, failures: u32, now: Timestamp, spread: f64) -> AfterFailure {
-    let pause = backoff(failures).mul_f64(0.75 + spread.clamp(0.0, 1.0) / 2.0);
+    let pause = backoff(failures).mul_f64(1.0 + spread.clamp(0.0, 1.0) / 2.0);
     match error.retry {
         _ if failures >= FAILURES_BEFORE_ATTENTION => AfterFailure::Attention,
         Retry::Never => AfterFailure::Attention,

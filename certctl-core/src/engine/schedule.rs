@@ -102,7 +102,7 @@ pub(crate) async fn clock_was_set_back(engine: &Inner, now: Timestamp, before: T
     // Also those of agents: the time when they are due is this store's.
     let query = Query::of::<Job>()
         .filter("due", Test::Greater, now)
-        .filter("due", Test::AtMost, before + plan::LONGEST_BACKOFF)
+        .filter("due", Test::AtMost, before + plan::LONGEST_BACKOFF.mul_f64(1.5))
         .order("due", Direction::Ascending)
         .limit(PAGE);
     renewal::clock_was_set_back(engine, now).await?;
