@@ -162,9 +162,9 @@ impl AgentBuilder {
             ));
         }
         let (policy, file) = self.policy;
-        let mut guard = Guard::new(policy, file.clone()).close(opened.state.path());
+        let mut guard = Guard::new(policy, file.clone()).close(opened.state.path())?;
         for own in [&opened.key_dir, &file].into_iter().flatten() {
-            guard = guard.close(own);
+            guard = guard.close(own)?;
         }
         Ok(Agent {
             server: self.server,

@@ -175,12 +175,14 @@ impl Journal {
 
     /// Sets a result aside that the server refuses for good.
     pub(crate) async fn set_aside(&self, id: &Id<Job>) -> Result<PathBuf> {
-        let mut records = self.records.lock().await;
-        records.remove(id);
         let (from, to) = (self.path(id), self.dir.join(format!("{id}.{REFUSED}")));
-        let renamed = to.clone();
-        blocking(move || std::fs::rename(&from, &renamed).map_err(|error| fault("set aside", &from, error)))
-            .await?;
+        let aside = to.clone();
+        blocking(move || {
+            std::fs::copy(&from, &aside).map(drop).map_err(|error| fault("set aside", &from, error))
+        })
+        .await?;
+        // What is half done stays so, whatever the server thinks of the report.
+        self.acknowledged(id).await?;
         Ok(to)
     }
 

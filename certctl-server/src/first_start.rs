@@ -34,7 +34,14 @@ pub(crate) async fn admin_key(engine: &Engine, data_dir: &Path) -> Result<()> {
         let query =
             Query::of::<ApiKey>().filter("role", Test::Equal, Role::Admin.as_str()).limit(Engine::MAX_PAGE);
         let (keys, _): (Vec<Stored<ApiKey>>, _) = engine.list(&process, query).await?;
-        let lost = |key: &Stored<ApiKey>| &*key.name == "admin" && key.last_used.is_none();
+        // `admin`, or the one that was made in its place.
+        let own = |name: &str| {
+            let rest = name.strip_prefix("admin");
+            rest.is_some_and(|rest| {
+                rest.is_empty() || rest.strip_prefix('-').is_some_and(|number| number.parse::<u32>().is_ok())
+            })
+        };
+        let lost = |key: &Stored<ApiKey>| own(&key.name) && key.last_used.is_none();
         let usable: Vec<_> = keys.iter().filter(|key| key.revoked.is_none()).collect();
         if usable.len() == 1 && usable.iter().all(|key| lost(key)) {
             for key in usable {

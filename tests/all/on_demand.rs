@@ -45,6 +45,7 @@ impl Server {
             async move {
                 match name.as_str() {
                     "broken.test" => Err(Error::unavailable("the list of names is away")),
+                    name if name.starts_with("panic") => panic!("as the application may"),
                     name => Ok(!name.starts_with("no")),
                 }
             }
@@ -175,6 +176,29 @@ async fn names_that_are_refused_take_no_places() {
     assert_eq!(server.asked(), 12);
     let refused = server.prepare("no10.test").await.unwrap_err();
     assert_eq!((refused.kind(), server.asked()), (ErrorKind::RateLimited, 12));
+}
+
+#[tokio::test]
+async fn a_panic_of_the_application_takes_no_place_though_nobody_waits() {
+    let limits = OnDemandLimits { names_at_once: 2, ..OnDemandLimits::default() };
+    let server = Server::with(Rig::new(Recovery::Idempotent, false).await, limits).await;
+    for number in 0..2 {
+        // The client goes away at once.
+        let name = format!("panic{number}.test");
+        let client = server.prepare(&name);
+        tokio::select! {
+            biased;
+            _ = client => panic!("that was quick"),
+            () = std::future::ready(()) => {}
+        }
+    }
+    let free = async {
+        while let Err(error) = server.prepare("a.test").await {
+            assert_eq!(error.kind(), ErrorKind::RateLimited);
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, free).await.expect("the places are free again");
 }
 
 #[tokio::test]

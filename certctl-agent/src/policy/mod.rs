@@ -83,10 +83,17 @@ impl Guard {
     }
 
     /// Closes a file or directory of the agent's own, whatever the policy says.
-    #[must_use]
-    pub fn close(mut self, path: &Path) -> Self {
-        self.closed.extend(path.to_str().and_then(|path| HostPath::parse(path).ok()));
-        self
+    ///
+    /// # Errors
+    /// `Invalid` for a path that can't be closed, since no target could be told from it.
+    pub fn close(mut self, path: &Path) -> Result<Self> {
+        let absolute = std::path::absolute(path).ok();
+        let text = absolute.as_deref().and_then(Path::to_str).ok_or_else(|| {
+            let message = format!("the agent's own path {} is not UTF-8, or has no place", path.display());
+            Error::invalid_field("", message, "give an absolute path in UTF-8")
+        })?;
+        self.closed.push(HostPath::parse(text)?);
+        Ok(self)
     }
 
     /// The policy.

@@ -277,6 +277,11 @@ impl Uplink for Fake {
             let reported = match held {
                 Some((token, _)) if *token == result.jobs[0].token => Reported::Recorded,
                 Some(_) => return Ok(Reported::Superseded),
+                // A lease that is over holds as long as nobody else has taken the job, and then it is not given out any more.
+                None if state.waiting.iter().any(|waiting| waiting.id == result.jobs[0].id) => {
+                    state.waiting.retain(|waiting| waiting.id != result.jobs[0].id);
+                    Reported::Recorded
+                }
                 None => Reported::Already,
             };
             state.leased.remove(&result.jobs[0].id);

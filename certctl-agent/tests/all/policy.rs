@@ -229,7 +229,7 @@ async fn the_agents_own_files_are_nobodys_business() {
     std::fs::write(own.join("identity.key"), "key").unwrap();
     symlink("state", dirs.dir.path().join("in/alias")).unwrap();
     for policy in [Policy::default(), Policy { paths: Some(vec![dirs.path("in")]), ..Policy::default() }] {
-        let guard = Arc::new(Guard::new(policy, None).close(&own));
+        let guard = Arc::new(Guard::new(policy, None).close(&own).unwrap());
         let host = GuardedHost::new(Arc::new(LocalHost), guard.clone());
         for inside in ["in/state", "in/state/identity.key", "in/state/new", "in/alias/identity.key"] {
             let error = host.read(&dirs.path(inside), 100).await.unwrap_err();
@@ -242,6 +242,15 @@ async fn the_agents_own_files_are_nobodys_business() {
         }
         host.read(&dirs.path("in/secret"), 100).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn rules_that_were_named_by_a_relative_path_are_closed_as_well() {
+    let guard = Arc::new(Guard::new(Policy::default(), None).close(Path::new("Cargo.toml")).unwrap());
+    let host = GuardedHost::new(Arc::new(LocalHost), guard);
+    let path = std::path::absolute("Cargo.toml").unwrap();
+    let path = HostPath::parse(path.to_str().unwrap()).unwrap();
+    assert_eq!(host.read(&path, 10_000).await.unwrap_err().kind(), ErrorKind::Denied);
 }
 
 #[test]

@@ -206,18 +206,19 @@ impl OnDemand {
             return Err(Error::new(ErrorKind::RateLimited, message));
         }
         let (inner, wanted) = (self.0.clone(), name.to_owned());
-        let task = tokio::spawn(async move {
-            let done = tokio::time::timeout(PATIENCE, inner.obtain(&wanted)).await.unwrap_or_else(|_| {
+        let obtaining = tokio::spawn(async move {
+            tokio::time::timeout(PATIENCE, inner.obtain(&wanted)).await.unwrap_or_else(|_| {
                 Err(Error::unavailable(format!("the certificate for {wanted} did not come in time")))
-            });
+            })
+        });
+        let panicked = |e| Err(Error::internal(format!("obtaining a certificate panicked: {e}")));
+        let (inner, wanted) = (self.0.clone(), name.to_owned());
+        // A task of its own: it comes to its end whether or not somebody waits, and whatever `decide` did.
+        let task = tokio::spawn(async move {
+            let done = obtaining.await.unwrap_or_else(panicked);
             inner.finish(&wanted, done)
         });
-        let (inner, wanted) = (self.0.clone(), name.to_owned());
-        let under_way = async move {
-            task.await.unwrap_or_else(|e| {
-                inner.finish(&wanted, Err(Error::internal(format!("obtaining a certificate panicked: {e}"))))
-            })
-        };
+        let under_way = async move { task.await.unwrap_or_else(panicked) };
         let under_way = under_way.boxed().shared();
         names.under_way.insert(name.to_owned(), under_way.clone());
         Ok(under_way)

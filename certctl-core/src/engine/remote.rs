@@ -248,6 +248,11 @@ async fn assign(
     let Some(first) = batch.first() else { return Ok(None) };
     let recipient = engine.store.find(&session.agent).await?.and_then(|agent| agent.sealing_key.clone());
     let sealed = |target: &mut TargetRecord| match &recipient {
+        // No secret is sealed to an agent whose target it is not.
+        _ if target.place.agent.as_ref() != Some(&session.agent) => Err(Error::new(
+            ErrorKind::Precondition,
+            format!("the target {} is not the agent {}'s any more", target.name, session.name),
+        )),
         Some(recipient) => engine.catalog.for_agent(target, recipient).map(|sealed| *target = sealed),
         // Whoever has not enrolled can open nothing.
         None => Ok(()),

@@ -131,6 +131,7 @@ async fn links_are_whole_or_not_there() {
         (format!("Please visit: {longer}"), None),
         ("See <https://ca.test/a>, or https://ca.test/b.".to_owned(), Some("https://ca.test/a")),
         ("(see https://ca.test/a?b=c#d).".to_owned(), Some("https://ca.test/a?b=c#d")),
+        ("(see https://ca.test/a_(b)).".to_owned(), Some("https://ca.test/a_(b)")),
         ("https://ca.test/a\u{202e}b".to_owned(), Some("https://ca.test/a")),
         ("https://ca.test@evil.test/a".to_owned(), None),
         ("http://ca.test/ and javascript:alert(1)".to_owned(), None),

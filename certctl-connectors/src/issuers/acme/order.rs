@@ -186,7 +186,12 @@ pub(super) async fn recover(client: &Client, cx: &Context, order: &Order) -> Res
         if check_own(&account.url, url).is_err() {
             continue;
         }
-        let Ok(found) = client.read(cx, url, &account, "application/json").await else { continue };
+        let found = match client.read(cx, url, &account, "application/json").await {
+            Ok(found) => found,
+            Err(e) if e.retry() == Retry::Never => continue,
+            // It may be this one: that it can't be read now does not say that it is not there.
+            Err(e) => return Err(e),
+        };
         let Ok(found) = found.json::<wire::Order>("order") else { continue };
         let open = matches!(found.status, OrderStatus::Pending | OrderStatus::Ready);
         if open && same(&found.identifiers, &wanted) {

@@ -100,8 +100,22 @@ fn is_paused(detail: &str) -> bool {
 fn link_in(detail: &str) -> Option<String> {
     let from = &detail[detail.find("https://")?..];
     let end = from.find(|c: char| !c.is_ascii_graphic() || "\"'<>`".contains(c)).unwrap_or(from.len());
-    // The sentence's own marks are not the link's.
-    whole_link(from[..end].trim_end_matches(['.', ',', ';', ':', '!', '?', ')', ']', '}']))
+    // The sentence's own marks are not the link's; a bracket is, where it has its partner in the link.
+    let mut link = &from[..end];
+    while let Some(last) = link.chars().next_back() {
+        let partner = match last {
+            ')' => Some('('),
+            ']' => Some('['),
+            '}' => Some('{'),
+            '.' | ',' | ';' | ':' | '!' | '?' => None,
+            _ => break,
+        };
+        if partner.is_some_and(|partner| link.matches(partner).count() >= link.matches(last).count()) {
+            break;
+        }
+        link = &link[..link.len() - 1];
+    }
+    whole_link(link)
 }
 
 /// A link that a person can follow: one that is cut would lead nowhere, so it is whole or not there.
